@@ -1,0 +1,26 @@
+# Every target first makes .venv, when it is missing or older than what it is made from.
+PYTHON ?= python3
+BIN     = .venv/bin
+READY   = .venv/.ready
+ARGS   ?=
+
+.PHONY: run test lab data bench clean
+run: $(READY)            ## run every lesson on the built-in samples; the pages land in _run/
+	$(BIN)/exp run $(ARGS)
+test: $(READY)           ## every notebook as a test, and the tests of what notebooks can't show
+	$(BIN)/exp export --check
+	$(BIN)/python -m pytest $(ARGS)
+lab: $(READY)            ## open the lessons in JupyterLab
+	$(BIN)/exp lab $(ARGS)
+data: $(READY)           ## list the datasets; make data ARGS="get mnist" fetches one
+	$(BIN)/exp data $(ARGS)
+bench: $(READY)          ## side-by-side measurements
+	$(BIN)/python -m benchmarks $(ARGS)
+clean:
+	rm -rf .venv _run build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+
+$(READY): settings.ini setup.py pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d: call make with PYTHON=python3.11" % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(READY)
