@@ -2,7 +2,7 @@
 
 # %% ../nbs/00_exports.ipynb #5e9cc9d9
 "The `exp` command. Compiled from lesson 00."
-import argparse, os, sys
+import argparse, os, signal, sys, threading
 from pathlib import Path
 from exp.nb_00 import UserError, export_all, export_status, project_root
 
@@ -128,6 +128,7 @@ def _positive(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     "Entry point of the `exp` command; returns its exit status."
     args = make_parser().parse_args(argv)
+    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, signal.default_int_handler)   # being terminated ends a run as Ctrl-C does
     try: return args.func(args)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

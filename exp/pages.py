@@ -4,7 +4,7 @@
 "Result tables and HTML pages from executed notebooks. Compiled from lesson 00."
 import html
 from pathlib import Path
-from exp.nb_00 import _short, json, lesson_paths, read_cells, write_atomic
+from exp.nb_00 import UserError, _short, json, lesson_paths, write_atomic
 from exp.runner import Outcome, notebook_records, notebook_title
 
 # %% ../nbs/00_exports.ipynb #59ce3c83
@@ -21,9 +21,9 @@ def results_markdown(nbs: Path) -> str:
 
 # %% ../nbs/00_exports.ipynb #3ce4dabf
 def replace_between(text: str, name: str, new: str) -> str:
-    "`text` with what stands between `<!-- name -->` and `<!-- /name -->` replaced by `new`. Raises `ValueError` where the marks are missing."
+    "`text` with what stands between `<!-- name -->` and `<!-- /name -->` replaced by `new`. Raises `UserError` where the marks are missing."
     start, end = f'<!-- {name} -->', f'<!-- /{name} -->'
-    if not (0 <= text.find(start) < text.find(end)): raise ValueError(f'{start} … {end} not found')
+    if not (0 <= text.find(start) < text.find(end)): raise UserError(f'{start} … {end} not found')
     return text[:text.index(start) + len(start)] + '\n' + new + text[text.index(end):]
 
 # %% ../nbs/00_exports.ipynb #e356b0c1
