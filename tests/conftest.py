@@ -1,0 +1,32 @@
+"What all tests share: the clone's folders, and notebooks made on the spot."
+import json, os
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+@pytest.fixture(scope='session')
+def root() -> Path: return ROOT
+
+def make_cell(source, kind='code', id=None):
+    return dict(cell_type=kind, metadata={}, source=source, **({'id': id} if id else {}), **(dict(outputs=[], execution_count=None) if kind == 'code' else {}))
+
+@pytest.fixture
+def project(tmp_path):
+    "A small project, with `write(name, *sources)` to add a notebook; strings are code cells, and `# Title` makes a heading."
+    (tmp_path/'settings.ini').write_text('[DEFAULT]\n')
+    for d in ('nbs', 'exp'): (tmp_path/d).mkdir()
+    class Project:
+        root, nbs, lib = tmp_path, tmp_path/'nbs', tmp_path/'exp'
+        def write(self, name, *sources):
+            cells = [make_cell(s, 'markdown' if isinstance(s, str) and s.startswith('# ') and '\n' not in s else 'code', f'c{i}') for i, s in enumerate(sources)]
+            path = self.nbs/name
+            path.write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata={}, cells=cells)), encoding='utf-8')
+            return path
+    return Project()
+
+@pytest.fixture
+def threads_share():
+    "Under pytest-xdist, the cores that each worker's kernels may use."
+    workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+    return max(1, (os.cpu_count() or 1)//workers) if workers > 1 else None

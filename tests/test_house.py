@@ -1,0 +1,99 @@
+"The package, the README and the commands that hold the house together."
+import configparser, json, os, re, shutil, subprocess, sys
+from pathlib import Path
+import pytest
+from packaging.requirements import Requirement
+from exp.nb_00 import lesson_paths
+from exp.pages import replace_between, results_markdown
+
+@pytest.fixture(scope='module')
+def ini(root):
+    ini = configparser.ConfigParser(delimiters=['='])
+    ini.read(root/'settings.ini', encoding='utf-8')
+    return ini['DEFAULT']
+
+@pytest.fixture(scope='module')
+def readme(root): return (root/'README.md').read_text(encoding='utf-8')
+
+@pytest.mark.parametrize('key', ['requirements', 'dev_requirements'])
+def test_every_requirement_is_bounded_and_met_here(ini, key):
+    from importlib.metadata import version
+    for line in filter(None, ini[key].splitlines()):
+        r = Requirement(line)
+        assert {s.operator for s in r.specifier} == {'>=', '<'}, line
+        assert r.specifier.contains(version(r.name), prereleases=True), (line, version(r.name))
+
+def test_what_the_modules_import_is_required(root, ini):
+    import ast
+    names = {'sklearn': 'scikit-learn', 'PIL': 'pillow', 'IPython': 'ipykernel', 'nbformat': 'nbclient', 'fastcore': 'nbdev', 'jupyterlab': 'jupyterlab'}
+    required = {Requirement(o).name for o in ini['requirements'].splitlines() if o}
+    for path in (root/'exp').glob('*.py'):
+        for n in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            tops = [a.name.split('.')[0] for a in n.names] if isinstance(n, ast.Import) else [n.module.split('.')[0]] if isinstance(n, ast.ImportFrom) else []
+            for top in set(tops) - set(sys.stdlib_module_names) - {'exp'}: assert names.get(top, top) in required, f'{path.name} imports {top}'
+
+def test_the_installed_package_works_outside_of_the_clone(root, tmp_path):
+    "A wheel built from the clone, unpacked elsewhere: imports, and its command runs."
+    src = tmp_path/'src'
+    src.mkdir()
+    for name in ('settings.ini', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE'): shutil.copy(root/name, src)
+    shutil.copytree(root/'exp', src/'exp', ignore=shutil.ignore_patterns('__pycache__'))
+    pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check', 'install', '--no-deps', '--no-build-isolation']
+    subprocess.run([*pip, '--target', tmp_path/'site', src], check=True, capture_output=True, text=True)
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path/'site'), 'EXP_HOME': str(tmp_path/'home'), 'EXP_MIRROR': ''}
+    def run(*cmd): return subprocess.run(cmd, cwd=tmp_path, env=env, capture_output=True, text=True)
+    where = run(sys.executable, '-P', '-c', 'import exp.nb_01; print(exp.__file__)')
+    assert where.stdout.startswith(str(tmp_path/'site')), where.stderr
+    command = next((tmp_path/'site'/'bin').glob('exp*'))
+    listed = run(sys.executable, command, 'data')
+    assert listed.returncode == 0 and 'mnist' in listed.stdout.lower(), listed.stderr
+    refused = run(sys.executable, command, 'run')
+    assert refused.returncode == 1 and 'clone' in refused.stderr and 'Traceback' not in refused.stderr
+
+def test_ci_runs_the_readmes_test_command(root, readme):
+    assert 'make test' in readme and 'make run' in readme
+    assert re.search(r'^exec make test$', (root/'.ci'/'run').read_text(), re.M)
+    assert 'run: make test' in (root/'.github'/'workflows'/'test.yml').read_text()
+
+def test_make_targets_named_in_the_readme_exist(root, readme):
+    targets = set(re.findall(r'^(\w+):', (root/'Makefile').read_text(), re.M))
+    assert set(re.findall(r'\bmake (\w+)', readme)) <= targets
+
+def test_exp_commands_in_the_readme_parse(readme):
+    from exp.cli import make_parser
+    commands = re.findall(r'^(?:\.venv/bin/)?exp ([^#\n`]+)', '\n'.join(re.findall(r'```(?:bash|sh)\n(.*?)```', readme, re.S)), re.M)
+    assert commands
+    for c in commands: make_parser().parse_args(c.split())
+
+def test_the_readmes_python_runs(root, readme, tmp_path):
+    blocks = re.findall(r'```python\n(.*?)```', readme, re.S)
+    assert blocks
+    for code in blocks:
+        done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, 'EXP_DATA': 'sample'})
+        assert done.returncode == 0, done.stderr
+
+def test_the_readmes_map_lists_every_lesson(root, readme):
+    missing = [p.stem for p in lesson_paths(root/'nbs') if f'nbs/{p.name}' not in readme]
+    assert not missing
+
+def test_links_in_the_readme_lead_somewhere(root, readme):
+    links = [l for l in re.findall(r'\]\(([^)#]+)\)', readme) + re.findall(r'src="([^"]+)"', readme) if '://' not in l]
+    assert links and not [l for l in links if not (root/l).exists()]
+
+def test_the_readmes_results_are_the_lessons_own(root, readme): assert replace_between(readme, 'results', results_markdown(root/'nbs')) == readme
+
+def test_links_between_lessons_lead_somewhere(root):
+    lost = []
+    for p in lesson_paths(root/'nbs'):
+        text = '\n'.join(''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')
+        lost += [(p.name, l) for l in re.findall(r'\]\(([\w.]+\.ipynb)\)', text) if not (p.parent/l).exists()]
+    assert not lost
+
+def test_tracked_files_hold_no_path_of_a_machine(root):
+    done = subprocess.run(['git', 'ls-files', '-z'], cwd=root, capture_output=True, text=True)
+    if done.returncode: pytest.skip('not a git checkout')
+    for name in filter(None, done.stdout.split('\0')):
+        path = root/name
+        if not path.is_file() or name.startswith('.ci/') or name.startswith('tests/'): continue
+        text = path.read_bytes().decode('utf-8', errors='replace')
+        assert not re.search(r'/(root|home/\w+|Users/\w+)/', text), name
