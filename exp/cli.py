@@ -16,8 +16,10 @@ def cmd_export(args) -> int:
         for p in paths if state != 'current' else []: print(f'{words.get(state, state):9} {p.relative_to(root)}')
     wrong = [p for state in ('stale', 'missing', 'orphaned', 'foreign') for p in status[state]]
     if status['foreign']: print('foreign modules were written by hand: move their code into a lesson')
-    if args.check: print('exp/ is out of step with nbs/: run `exp export`' if wrong else f'{len(status["current"])} modules are in step with their lessons')
-    else: print(f'{len(status["current"])} modules unchanged, {len(status["stale"] + status["missing"])} written, {len(status["orphaned"])} removed')
+    n = {state: len(paths) for state, paths in status.items()}
+    if not args.check: print(f'{n["current"]} modules unchanged, {n["stale"] + n["missing"]} written, {n["orphaned"]} removed')
+    elif wrong: print('exp/ is out of step with nbs/: run `exp export`')
+    else: print(f'{n["current"]} modules are in step with their lessons')
     return int(bool(wrong if args.check else status['foreign']))
 
 # %% ../nbs/00_exports.ipynb #5af76a9e
@@ -34,7 +36,8 @@ def _run_with_bars(paths, args) -> list:
         def on_done(o):
             bars.remove_task(tasks[o.path])
             bars.advance(lessons)
-            console.print(f'{o.status:11} {o.path.stem:28} {o.seconds:7.1f} s', style={'passed': 'green', 'failed': 'red'}.get(o.status, 'yellow'))
+            style = dict(passed='green', failed='red').get(o.status, 'yellow')
+            console.print(f'{o.status:11} {o.path.stem:28} {o.seconds:7.1f} s', style=style)
             if o.status == 'failed': console.print(o.error, markup=False)
         return run_lessons(paths, args.jobs, on_start, on_cell, on_done, data=args.data, timeout=args.timeout)
 
@@ -44,8 +47,9 @@ def cmd_run(args) -> int:
     from exp.pages import write_pages
     from exp.runner import pick_lessons, save_outputs
     root = project_root()
-    paths, behind = pick_lessons(args.lessons, root/'nbs'), export_status(root/'nbs', root/'exp')
-    for p in behind['stale'] + behind['missing']: print(f'note: {p.relative_to(root)} is behind its lesson, and lessons import it: run `exp export` first', file=sys.stderr)
+    paths, modules = pick_lessons(args.lessons, root/'nbs'), export_status(root/'nbs', root/'exp')
+    for p in modules['stale'] + modules['missing']:
+        print(f'note: {p.relative_to(root)} is behind its lesson, and lessons import it: run `exp export` first', file=sys.stderr)
     outcomes = _run_with_bars(paths, args)
     out = Path(args.out) if args.out else root/'_run'
     index = write_pages(outcomes, out, f'Data: {args.data}.')
@@ -53,8 +57,9 @@ def cmd_run(args) -> int:
         for o in outcomes:
             if o.status == 'passed': save_outputs(o)
     failed = [o.path.stem for o in outcomes if o.status == 'failed']
-    cut = len(outcomes) < len(paths) or any(o.status == 'interrupted' for o in outcomes)
-    print(f'{sum(o.status == "passed" for o in outcomes)} of {len(paths)} lessons passed' + (f'; failed: {", ".join(failed)}' if failed else '') + ('; interrupted' if cut else ''))
+    passed = sum(o.status == 'passed' for o in outcomes)
+    cut = passed + len(failed) < len(paths)
+    print(f'{passed} of {len(paths)} lessons passed' + (f'; failed: {", ".join(failed)}' if failed else '') + '; interrupted'*cut)
     print(f'pages: {index}')
     return 130 if cut else int(bool(failed))
 
@@ -80,20 +85,23 @@ def cmd_lab(args) -> int:
     os.execv(sys.executable, [sys.executable, '-m', 'jupyterlab', *args.rest])
 
 def cmd_results(args) -> int:
-    "Print the results table of the committed lessons; --write puts it into README.md, --check says whether it is there (exit status 1 if not)."
+    "Print the results table of the committed lessons; --write puts it into README.md, --check says whether it is there."
     from exp.nb_00 import write_atomic
     from exp.pages import replace_between, results_markdown
     root = project_root()
     table, old = results_markdown(root/'nbs'), (root/'README.md').read_text(encoding='utf-8')
     new = replace_between(old, 'results', table)
     if args.write: write_atomic(root/'README.md', new)
-    print("README.md's table is behind the lessons: run `exp results --write`" if args.check and old != new else table, end='\n' if args.check and old != new else '')
-    return int(args.check and old != new)
+    print(table, end='')
+    behind = args.check and old != new
+    if behind: print("README.md's table is behind the lessons: run `exp results --write`", file=sys.stderr)
+    return int(behind)
 
 # %% ../nbs/00_exports.ipynb #629dbf83
 def make_parser() -> argparse.ArgumentParser:
     "The command line of `exp`."
-    parser = argparse.ArgumentParser(prog='exp', description='Deep learning from the foundations: compile, run and read the lessons.')
+    about = 'Deep learning from the foundations: compile, run and read the lessons.'
+    parser = argparse.ArgumentParser(prog='exp', description=about)
     sub = parser.add_subparsers(required=True, metavar='COMMAND')
     def command(name, func, help):
         p = sub.add_parser(name, help=help, description=func.__doc__)
@@ -101,10 +109,10 @@ def make_parser() -> argparse.ArgumentParser:
         return p
     modes = dict(choices=['sample', 'auto', 'full'])
     p = command('export', cmd_export, 'compile nbs/ into exp/')
-    p.add_argument('--check', action='store_true', help='change nothing; exit with 1 if a module is stale, missing, orphaned or written by hand')
+    p.add_argument('--check', action='store_true', help='change nothing; exit with 1 if any module is out of step')
     p = command('run', cmd_run, 'run lessons and write their pages')
     p.add_argument('lessons', nargs='*', metavar='LESSON', help='a number (02) or a prefix (02_f); default: all')
-    p.add_argument('--data', default='sample', **modes, help='sample: built-in data (default); full: the real data; auto: the real data where it can be had')
+    p.add_argument('--data', default='sample', **modes, help='built-in samples (default), real data if it can be had, real data')
     p.add_argument('--jobs', type=_positive, default=1, metavar='N', help='lessons to run at once')
     p.add_argument('--save', action='store_true', help='write the outputs back into nbs/')
     p.add_argument('--out', metavar='DIR', help='where the pages go (default: _run/)')
@@ -121,14 +129,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1: raise argparse.ArgumentTypeError(f'{text!r} is not a whole number above 0')
-    return int(text)
+    if text.isdigit() and int(text) > 0: return int(text)
+    raise argparse.ArgumentTypeError(f'{text!r} is not a whole number above 0')
 
 # %% ../nbs/00_exports.ipynb #c5430a9e
 def main(argv: list[str] | None = None) -> int:
     "Entry point of the `exp` command; returns its exit status."
     args = make_parser().parse_args(argv)
-    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, signal.default_int_handler)   # being terminated ends a run as Ctrl-C does
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)   # being terminated ends a run as Ctrl-C does
     try: return args.func(args)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

@@ -14,31 +14,39 @@ TEST = 'test'
 # %% ../nbs/00_exports.ipynb #3a70396d
 @contextmanager
 def raises(exc: type[BaseException] = Exception, match: str = ''):
-    "Passes only if its body raises `exc` with a message that `match` (a regular expression) finds; yields a list that will hold the error."
+    """Passes only if its body raises `exc` with a message in which the regular expression `match` is found.
+
+    Yields a list that will hold the error."""
     caught = []
     try: yield caught
     except exc as e:
-        if not re.search(match, str(e)): raise AssertionError(f'{type(e).__name__} was raised, but {match!r} is not in its message: {e}') from e
         caught.append(e)
+        if not re.search(match, str(e)):
+            raise AssertionError(f'{type(e).__name__} was raised, but {match!r} is not in its message: {e}') from e
     else: raise AssertionError(f'{exc.__name__} was not raised')
 
 # %% ../nbs/00_exports.ipynb #058e10d1
 _marker = re.compile(r'# ?(?:\| ?)?export(?: +(?P<module>[\w.]+))? *')
 
 def export_target(source: str) -> str | None:
-    "The module that a cell's first line asks for: `None` where the cell isn't marked, `''` for the lesson's own, else a module's name."
+    "The module a cell's first line asks for: `None` if it isn't marked, `''` for the lesson's own, else a name."
     m = _marker.fullmatch(source.partition('\n')[0])
     return m and (m['module'] or '')
 
 # %% ../nbs/00_exports.ipynb #7ea62deb
 _slip = re.compile(r'#(?:\| ?)?export\w*(?: .*)?')
 
+def _comments(source: str) -> list[str]:
+    "The comments that start a line; none where `source` isn't Python, since they can't be told from the rest there."
+    try: tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    except (tokenize.TokenError, SyntaxError): return []
+    return [t.string for t in tokens if t.type == tokenize.COMMENT and t.start[1] == 0]
+
 def stray_marker(source: str) -> str | None:
     "A comment that looks like a marker and isn't one, or isn't on the first line; `None` if there is none."
-    try: comments = [t for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT and t.start[1] == 0]
-    except (tokenize.TokenError, SyntaxError): return None   # no Python, so its comments can't be told from the rest
-    slips = [t.string for t in comments if _slip.fullmatch(t.string)]
-    return next((s for i, s in enumerate(slips) if not (i == 0 and export_target(source) is not None)), None)
+    slips = [c for c in _comments(source) if _slip.fullmatch(c)]
+    if export_target(source) is not None: slips = slips[1:]   # the first is a marker in its right place
+    return slips[0] if slips else None
 
 # %% ../nbs/00_exports.ipynb #b2d2574f
 class UserError(Exception):
@@ -50,7 +58,9 @@ class ExportError(UserError):
 def _text(source) -> str: return re.sub('\r\n?', '\n', ''.join(source))
 
 def read_cells(path: Path) -> list[dict]:
-    "The cells of the notebook at `path`, each `source` one string with plain newlines. Raises `ExportError` if the file is no notebook."
+    """The cells of the notebook at `path`, each `source` one string with plain newlines.
+
+    Raises `ExportError` if the file is no notebook."""
     try:
         cells = json.loads(Path(path).read_text(encoding='utf-8'))['cells']
         return [{**c, 'source': _text(c['source'])} for c in cells]
@@ -66,9 +76,10 @@ def check_code(code: str) -> str | None:
         compile(code, 'cell', 'exec', dont_inherit=True)
         code.encode('utf-8')
     except SyntaxError as e:
-        line = (code.splitlines() or [''])[min(e.lineno or 1, len(code.splitlines())) - 1]
-        if _magic.search(line): return f'the magic {line.strip()!r} only works in Jupyter: take it out, or unmark the cell'
-        return f'{type(e).__name__} in its line {e.lineno}: {e.msg}: {line.strip()!r}'
+        lines = code.splitlines() or ['']
+        line = lines[min(e.lineno or 1, len(lines)) - 1].strip()
+        if _magic.search(line): return f'the magic {line!r} only works in Jupyter: take it out, or unmark the cell'
+        return f'{type(e).__name__} in its line {e.lineno}: {e.msg}: {line!r}'
     except ValueError as e: return f'{type(e).__name__}: {e}'
 
 # %% ../nbs/00_exports.ipynb #2dc34f6b
@@ -77,31 +88,41 @@ def own_module(path: Path) -> str:
     return 'nb_' + Path(path).stem.partition('_')[0]
 
 def _cell_problem(source: str, code: str, name: str, is_first: bool) -> str | None:
-    if not all(part.isidentifier() for part in name.split('.')): return f'{name!r} is no name for a module; rename the notebook, or the name after the marker'
-    if not is_first and re.search(r'^from __future__ import', code, re.M): return 'from __future__ import … must stand in the first exported cell of its module'
+    if stray := stray_marker(source):
+        return f'{stray!r} is no marker here: it is #export, or #export module, alone on the first line'
+    if not all(part.isidentifier() for part in name.split('.')):
+        return f'{name!r} is no name for a module; rename the notebook, or the name after the marker'
+    if not is_first and re.search(r'^from __future__ import', code, re.M):
+        return 'from __future__ import … must stand in the first exported cell of its module'
     return check_code(code)
 
+# %% ../nbs/00_exports.ipynb #c1d2c928
+def _quote(source: str, lines: int = 6) -> str: return ''.join(f'    | {l}\n' for l in source.splitlines()[:lines])
+
 def export_cells(path: Path) -> dict[str, list[dict]]:
-    "Module name -> its cells, markers taken off, in the notebook's order. Raises `ExportError` that lists every bad cell by its number, counted from 1."
+    """Module name -> its cells in the notebook's order, their markers taken off.
+
+    Raises `ExportError` that lists every bad cell by its number, counted from 1."""
     modules, problems = {}, []
     for i, c in enumerate(read_cells(path), 1):
-        if c['cell_type'] != 'code': continue
-        target, stray = export_target(c['source']), stray_marker(c['source'])
-        if stray: problems.append((i, f'{stray!r} is no marker here: it is #export, or #export module, alone on the first line', c['source']))
-        if target is None or stray: continue
-        name, code = target or own_module(path), c['source'].partition('\n')[2].strip('\n')
-        if why := _cell_problem(c['source'], code, name, name not in modules): problems.append((i, why, c['source']))
+        source, target = c['source'], export_target(c['source'])
+        if c['cell_type'] != 'code' or (target is None and not stray_marker(source)): continue
+        name, code = target or own_module(path), source.partition('\n')[2].strip('\n')
+        if why := _cell_problem(source, code, name, name not in modules):
+            problems.append(f'{path}, cell {i}: {why}\n{_quote(source)}')
         elif code.strip(): modules.setdefault(name, []).append({**c, 'source': code})
-    if problems: raise ExportError('\n'.join(f'{path}, cell {i}: {why}\n' + ''.join(f'    | {l}\n' for l in src.splitlines()[:6]) for i, why, src in problems))
+    if problems: raise ExportError('\n'.join(problems))
     return modules
 
 # %% ../nbs/00_exports.ipynb #a80bb3d5
 def module_text(path: Path, lib: Path, name: str, cells: list[dict]) -> str:
-    "The text of module `name` in the package folder `lib`, compiled from `cells` of the notebook at `path`, as nbdev's `ModuleMaker` lays it out."
+    "The text of module `name` in the package folder `lib`, from `cells` of the notebook at `path`, laid out by nbdev."
     from fastcore.nbio import mk_cell
     from nbdev.maker import ModuleMaker
-    title = [mk_cell(c['source'], 'markdown') for c in read_cells(path)[:1] if c['cell_type'] == 'markdown' and name == own_module(path)]
-    marked = [mk_cell(c['source'], id=c.get('id') or hashlib.sha256(c['source'].encode()).hexdigest()[:8]) for c in cells]   # older notebooks have no ids
+    def hashed(c): return hashlib.sha256(c['source'].encode()).hexdigest()[:8]   # for older notebooks, without ids
+    first = read_cells(path)[0]
+    title = [mk_cell(first['source'], 'markdown')] if first['cell_type'] == 'markdown' and name == own_module(path) else []
+    marked = [mk_cell(c['source'], id=c.get('id') or hashed(c)) for c in cells]
     with tempfile.TemporaryDirectory() as tmp:
         maker = ModuleMaker(dest=lib, name=name, nb_path=path, parse=False)
         maker.fname = Path(tmp)/'module.py'
@@ -110,7 +131,7 @@ def module_text(path: Path, lib: Path, name: str, cells: list[dict]) -> str:
 
 # %% ../nbs/00_exports.ipynb #05d4f2c4
 def write_atomic(path: Path, text: str) -> None:
-    "Write `text` to `path` (UTF-8) by writing beside it and renaming: whoever reads `path` sees the old text or the new one, never a part."
+    "Write `text` to `path` (UTF-8) so that whoever reads it sees the old text or the new one, never a part."
     path = Path(path)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
     try:
@@ -130,7 +151,9 @@ def lesson_paths(nbs: Path) -> list[Path]:
     return sorted(p for p in Path(nbs).glob('*.ipynb') if p.name[0] not in '._')
 
 def plan_export(nbs: Path, lib: Path) -> dict[Path, str]:
-    "Module's path -> the text it should have, for all notebooks in `nbs`. Raises `ExportError` on a bad cell, or when two notebooks claim one module."
+    """Module's path -> the text it should have, for all notebooks in `nbs`.
+
+    Raises `ExportError` on bad cells, or when two notebooks claim one module."""
     plan, owner, problems = {}, {}, []
     for nb in lesson_paths(nbs):
         try: modules = export_cells(nb)
@@ -148,19 +171,24 @@ def plan_export(nbs: Path, lib: Path) -> dict[Path, str]:
 _header = re.compile(r'^# AUTOGENERATED! DO NOT EDIT!', re.M)
 
 def export_status(nbs: Path, lib: Path, plan: dict[Path, str] | None = None) -> dict[str, list[Path]]:
-    "Modules by state: `current`, `stale`, `missing`, `orphaned` (compiled once, its notebook's cells are gone) and `foreign` (written by hand)."
+    """Modules by state: `current`, `stale`, `missing`, `orphaned` (its notebook's cells are gone), `foreign` (written by hand).
+
+    `plan` is what `plan_export` returned, for who has it already."""
     plan, lib = plan_export(nbs, lib) if plan is None else plan, Path(lib)
     status = dict(current=[], stale=[], missing=[], orphaned=[], foreign=[])
     for path, text in plan.items():
-        state = 'missing' if not path.exists() else 'current' if path.read_bytes() == text.encode('utf-8') else 'stale'
-        status[state].append(path)
+        found = path.read_bytes() if path.exists() else None
+        status['missing' if found is None else 'current' if found == text.encode('utf-8') else 'stale'].append(path)
     for path in sorted(set(lib.rglob('*.py')) - set(plan)):
-        status['orphaned' if _header.search(path.read_text(encoding='utf-8', errors='replace')) else 'foreign'].append(path)
+        compiled = _header.search(path.read_text(encoding='utf-8', errors='replace'))
+        status['orphaned' if compiled else 'foreign'].append(path)
     return status
 
 # %% ../nbs/00_exports.ipynb #83fb0e82
 def export_all(nbs: Path, lib: Path) -> dict[str, list[Path]]:
-    "Bring the modules in `lib` in step with the notebooks in `nbs`, or raise `ExportError` and change nothing; returns what `export_status` found before."
+    """Bring the modules in `lib` in step with the notebooks in `nbs`; returns what `export_status` found before.
+
+    Raises `ExportError`, with nothing changed, if any notebook is bad."""
     plan = plan_export(nbs, lib)
     status = export_status(nbs, lib, plan)
     for path in status['stale'] + status['missing']:
@@ -171,32 +199,45 @@ def export_all(nbs: Path, lib: Path) -> dict[str, list[Path]]:
 
 # %% ../nbs/00_exports.ipynb #6cbd9b43
 def project_root(start: Path | None = None) -> Path:
-    "The nearest folder at or above `start` (default: the working folder) with `settings.ini` and `nbs/`. Raises `UserError` outside a clone."
+    """The nearest folder at or above `start` (default: the working folder) with `settings.ini` and `nbs/`.
+
+    Raises `UserError` outside a clone."""
     start = Path(start or Path.cwd()).resolve()
     for folder in [start, *start.parents]:
         if (folder/'settings.ini').is_file() and (folder/'nbs').is_dir(): return folder
-    raise UserError(f'no folder with settings.ini and nbs/ at or above {start}: the lessons live in a clone of the project, so call this from inside one')
+    raise UserError(f'no folder with settings.ini and nbs/ at or above {start}: '
+                    'the lessons live in a clone of the project, so call this from inside one')
 
 # %% ../nbs/00_exports.ipynb #8bc4e965
 MIME = 'application/vnd.exp+json'
 
 def show_record(record: dict, text: str, html: str = '') -> None:
-    "Display `text` (or `html`, where the viewer can) and keep `record` beside it in the notebook's output; print `text` outside of IPython."
+    """Display `text` (or `html`, where the viewer can), and keep `record` beside it in the notebook's output.
+
+    Outside of IPython, `text` is printed."""
     ipython = sys.modules.get('IPython')
     if ipython is None or ipython.get_ipython() is None: return print(text)
     data = {'text/plain': text, MIME: record} | ({'text/html': html} if html else {})
     ipython.display.display(data, raw=True)
 
-def _short(v) -> str: return f'{v:.4g}' if isinstance(v, float) and not 1e3 <= abs(v) < 1e15 else f'{v:,.0f}' if isinstance(v, float) else f'{v:,}' if type(v) is int else str(v)
+def short(v) -> str:
+    "A figure as text: four digits, thousands marked; other values as they are."
+    if isinstance(v, float): return f'{v:,.0f}' if 1e3 <= abs(v) < 1e15 else f'{v:.4g}'
+    return f'{v:,}' if type(v) is int else str(v)
 
+# %% ../nbs/00_exports.ipynb #2fe5f581
 def report(title: str, **figures) -> None:
-    "Show and record a lesson's result: `report('MLP, 5 epochs', accuracy=.967)`. Figures are numbers (0-d arrays and tensors too) or short strings."
+    """Show and record a lesson's result: `report('MLP, 5 epochs', accuracy=.967)`.
+
+    Figures are numbers (0-d arrays and tensors too) or short strings; underscores in their names become spaces."""
     figures = {k.replace('_', ' '): v.item() if hasattr(v, 'item') else v for k, v in figures.items()}
     for k, v in figures.items():
-        if not isinstance(v, (int, float, str)): raise TypeError(f'report {title!r}: {k!r} must be a number or a string, not {type(v).__name__}')
-    text = f'{title}: ' + ', '.join(f'{k} {_short(v)}' for k, v in figures.items())
-    cells = ''.join(f'<th>{k}</th><td>{_short(v)}</td>' for k, v in figures.items())
-    show_record(dict(kind='report', title=title, figures=figures), text, f'<table><tr><th>{title}</th>{cells}</tr></table>')
+        if not isinstance(v, (int, float, str)):
+            raise TypeError(f'report {title!r}: {k!r} must be a number or a string, not {type(v).__name__}')
+    text = f'{title}: ' + ', '.join(f'{k} {short(v)}' for k, v in figures.items())
+    cells = ''.join(f'<th>{k}</th><td>{short(v)}</td>' for k, v in figures.items())
+    html = f'<table><tr><th>{title}</th>{cells}</tr></table>'
+    show_record(dict(kind='report', title=title, figures=figures), text, html)
 
 # %% ../nbs/00_exports.ipynb #87267bf2
 def versions(*packages: str) -> dict[str, str]:

@@ -4,68 +4,95 @@
 "Result tables and HTML pages from executed notebooks. Compiled from lesson 00."
 import html
 from pathlib import Path
-from exp.nb_00 import UserError, _short, json, lesson_paths, write_atomic
+from urllib.parse import quote
+from exp.nb_00 import UserError, short, json, lesson_paths, write_atomic
 from exp.runner import Outcome, notebook_records, notebook_title
 
 # %% ../nbs/00_exports.ipynb #59ce3c83
 def result_rows(nb: dict, path: Path) -> list[tuple[str, str, str, str]]:
     "A row for each `report` in the notebook's outputs: lesson, what was run, its figures, the data it ran on."
     records = notebook_records(nb)
-    data = next((', '.join(f'{k}: {v}' for k, v in r['data'].items()) for r in records if r.get('kind') == 'ran_on'), '')
-    return [(Path(path).stem, r['title'], ', '.join(f'{k} {_short(v)}' for k, v in r['figures'].items()), data or '-') for r in records if r.get('kind') == 'report']
+    ran_on = next((r['data'] for r in records if r['kind'] == 'ran_on'), {})
+    data = ', '.join(f'{name} ({source})' for name, source in ran_on.items()) or '-'
+    def figures(r): return ', '.join(f'{k} {short(v)}' for k, v in r['figures'].items())
+    return [(Path(path).stem, r['title'], figures(r), data) for r in records if r['kind'] == 'report']
 
+# %% ../nbs/00_exports.ipynb #3ab0b8b1
 def results_markdown(nbs: Path) -> str:
     "The results table of all committed lessons in `nbs`, in Markdown."
+    def line(row): return f'| {" | ".join(o.replace("|", "/") for o in row)} |\n'
     rows = [r for p in lesson_paths(nbs) for r in result_rows(json.loads(p.read_text(encoding='utf-8')), p)]
-    return '\n'.join(['| lesson | what was run | result | data |', '| --- | --- | --- | --- |'] + [f'| {" | ".join(o.replace("|", "/") for o in r)} |' for r in rows]) + '\n'
+    return ''.join(map(line, [('lesson', 'what was run', 'result', 'data'), ('---',)*4, *rows]))
 
 # %% ../nbs/00_exports.ipynb #3ce4dabf
 def replace_between(text: str, name: str, new: str) -> str:
-    "`text` with what stands between `<!-- name -->` and `<!-- /name -->` replaced by `new`. Raises `UserError` where the marks are missing."
-    start, end = f'<!-- {name} -->', f'<!-- /{name} -->'
-    if not (0 <= text.find(start) < text.find(end)): raise UserError(f'{start} … {end} not found')
-    return text[:text.index(start) + len(start)] + '\n' + new + text[text.index(end):]
+    """`text` with what stands between `<!-- name -->` and `<!-- /name -->` replaced by `new`.
+
+    Raises `UserError` where the marks are missing."""
+    head, start, rest = text.partition(f'<!-- {name} -->\n')
+    _, end, tail = rest.partition(f'<!-- /{name} -->')
+    if not (start and end): raise UserError(f'<!-- {name} --> … <!-- /{name} --> not found')
+    return head + start + new + end + tail
 
 # %% ../nbs/00_exports.ipynb #e356b0c1
 def notebook_figures(nb: dict) -> list[str]:
-    "The PNG figures in a notebook's outputs, base64-encoded as they are stored, in order."
-    return [''.join(o['data']['image/png']).strip() for c in nb['cells'] for o in c.get('outputs', []) if 'image/png' in o.get('data', {})]
+    "The figures (PNG, SVG) in a notebook's outputs, in order, each as a data URI."
+    found = []
+    for data in (o['data'] for c in nb['cells'] for o in c.get('outputs', []) if 'data' in o):
+        if 'image/png' in data: found.append('data:image/png;base64,' + ''.join(data['image/png']).strip())
+        elif 'image/svg+xml' in data: found.append('data:image/svg+xml,' + quote(''.join(data['image/svg+xml'])))
+    return found
 
+# %% ../nbs/00_exports.ipynb #6cbe9fdc
 def lesson_page(outcome: Outcome) -> str:
     "The executed notebook as an HTML page that stands alone."
     import nbformat
     from nbconvert import HTMLExporter
     nb = nbformat.from_dict(json.loads(json.dumps(outcome.nb)))
-    return HTMLExporter(template_name='lab', embed_images=True).from_notebook_node(nb, resources={'metadata': {'name': notebook_title(outcome.nb, outcome.path)}})[0]
+    exporter = HTMLExporter(template_name='lab', embed_images=True)
+    return exporter.from_notebook_node(nb, resources={'metadata': {'name': notebook_title(nb, outcome.path)}})[0]
 
 # %% ../nbs/00_exports.ipynb #3bc0a0e7
 _style = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2rem auto; padding: 0 1rem }
-h1 { font-weight: 600 } table { border-collapse: collapse; margin: 1rem 0 2rem } td, th { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #e4e4e4; vertical-align: top }
-.lesson { border: 1px solid #e4e4e4; border-radius: 8px; padding: .8rem 1.1rem; margin: .8rem 0 } .lesson h2 { font-size: 1.1rem; margin: 0 } .lesson h2 a { color: inherit; text-decoration: none }
+table { border-collapse: collapse; margin: 1rem 0 2rem }
+td, th { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #e4e4e4; vertical-align: top }
+.lesson { border: 1px solid #e4e4e4; border-radius: 8px; padding: .8rem 1.1rem; margin: .8rem 0 }
+.lesson h2 { font-size: 1.1rem; margin: 0 } .lesson h2 a { color: inherit; text-decoration: none }
 .passed { color: #1a7f37 } .failed { color: #cf222e } .interrupted { color: #9a6700 } .meta { color: #666; font-size: .9em }
-.figures { display: flex; gap: .6rem; overflow-x: auto; margin-top: .6rem } .figures img { height: 120px; background: #fff; border: 1px solid #eee; border-radius: 4px }
-pre { background: #fff5f5; padding: .7rem; overflow-x: auto; font-size: .85em } @media (prefers-color-scheme: dark) { body { background: #1b1b1b; color: #ddd } pre { background: #3a1f1f } td, th, .lesson { border-color: #444 } .meta { color: #aaa } }
+.figures { display: flex; gap: .6rem; overflow-x: auto; margin-top: .6rem }
+.figures img { height: 120px; background: #fff; border: 1px solid #eee; border-radius: 4px }
+pre { background: #fff5f5; padding: .7rem; overflow-x: auto; font-size: .85em }
+@media (prefers-color-scheme: dark) { body { background: #1b1b1b; color: #ddd } pre { background: #3a1f1f }
+  td, th, .lesson { border-color: #444 } .meta { color: #aaa } a { color: #7ab7ff } }
 """
 
-def _lesson_card(o: Outcome) -> str:
-    title, link = html.escape(notebook_title(o.nb, o.path)), html.escape(o.path.stem + '.html')
-    figures = ''.join(f'<a href="{link}"><img loading="lazy" alt="a figure of {title}" src="data:image/png;base64,{f}"></a>' for f in notebook_figures(o.nb))
-    error = f'<pre>{html.escape(o.error)}</pre>' if o.error else ''
-    return (f'<section class="lesson"><h2><a href="{link}">{title}</a></h2><div class="meta"><b class="{o.status}">{o.status}</b> in {o.seconds:.1f} s, '
-            f'{len(notebook_figures(o.nb))} figures, <a href="{html.escape(o.path.name)}">notebook</a></div>{error}<div class="figures">{figures}</div></section>')
-
 # %% ../nbs/00_exports.ipynb #44ea35cc
+def _lesson_card(o: Outcome) -> str:
+    title, link, figures = html.escape(notebook_title(o.nb, o.path)), html.escape(o.path.stem), notebook_figures(o.nb)
+    images = ''.join(f'<a href="{link}.html"><img loading="lazy" alt="a figure of {title}" src="{f}"></a>' for f in figures)
+    error = f'<pre>{html.escape(o.error)}</pre>' if o.error else ''
+    return f'''<section class="lesson"><h2><a href="{link}.html">{title}</a></h2>
+<div class="meta"><b class="{o.status}">{o.status}</b> in {o.seconds:.1f} s, {len(figures)} figures,
+<a href="{link}.html">page</a>, <a href="{link}.ipynb">notebook</a></div>{error}<div class="figures">{images}</div></section>'''
+
+def _row(cells, tag: str = 'td') -> str: return '<tr>' + ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells) + '</tr>'
+
+# %% ../nbs/00_exports.ipynb #5ffa971b
 def index_page(outcomes: list[Outcome], subtitle: str = '') -> str:
     "The page on top of a run: the results table, then a card for each lesson with status, time, figures and links."
-    rows = [r for o in outcomes for r in result_rows(o.nb, o.path)]
-    head = ''.join(f'<th>{h}</th>' for h in ('lesson', 'what was run', 'result', 'data'))
-    table = f'<table><tr>{head}</tr>' + ''.join('<tr>' + ''.join(f'<td>{html.escape(o)}</td>' for o in r) + '</tr>' for r in rows) + '</table>' if rows else '<p>No lesson reported a result.</p>'
-    count = ', '.join(f'{n} {s}' for s in ('passed', 'failed', 'interrupted') if (n := sum(o.status == s for o in outcomes)))
-    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Deep learning from the foundations</title><style>{_style}</style>'
-            f'<h1>Deep learning from the foundations</h1><p class="meta">{count} in {sum(o.seconds for o in outcomes):.0f} s of lesson time. {html.escape(subtitle)}</p>'
-            f'<h2>Results</h2>{table}<h2>Lessons</h2>' + ''.join(map(_lesson_card, outcomes)) + '</html>\n')
+    rows = ''.join(_row(r) for o in outcomes for r in result_rows(o.nb, o.path))
+    table = f'<table>{_row(("lesson", "what was run", "result", "data"), "th")}{rows}</table>' if rows else '<p>No lesson reported a result.</p>'
+    states = [o.status for o in outcomes]
+    count = ', '.join(f'{states.count(s)} {s}' for s in ('passed', 'failed', 'interrupted') if s in states)
+    title, seconds = 'Deep learning from the foundations', sum(o.seconds for o in outcomes)
+    return f'''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>{_style}</style><h1>{title}</h1>
+<p class="meta">{count}; {seconds:.0f} s of lesson time. {html.escape(subtitle)}</p>
+<h2>Results</h2>{table}<h2>Lessons</h2>{"".join(map(_lesson_card, outcomes))}</html>
+'''
 
+# %% ../nbs/00_exports.ipynb #61dbac1b
 def write_pages(outcomes: list[Outcome], out: Path, subtitle: str = '') -> Path:
     "Write executed notebooks, their HTML pages and `index.html` into the folder `out`; returns the index's path."
     import nbformat

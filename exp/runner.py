@@ -6,13 +6,16 @@ import asyncio, os, re, signal, sys, tempfile, threading, time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from exp.nb_00 import MIME, UserError, difflib, hashlib, json, lesson_paths, read_cells, write_atomic
 
 # %% ../nbs/00_exports.ipynb #7fb93098
 @dataclass
 class Outcome:
-    "What came of running one notebook: `status` is passed, failed or interrupted; `error` says where and why; `nb` holds the outputs as far as it got."
+    """What came of running one notebook.
+
+    `status` is passed, failed or interrupted; `error` says where and why; `nb` holds the outputs, as far as it got."""
     path: Path
     status: str
     seconds: float
@@ -31,14 +34,15 @@ def notebook_records(nb: dict) -> list[dict]:
 def notebook_title(nb: dict, path: Path) -> str:
     "The text of the notebook's first heading, or its file's name."
     sources = (''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown')
-    return next((l.lstrip('# ').strip() for s in sources for l in s.splitlines() if l.startswith('# ')), Path(path).stem)
+    headings = (line for s in sources for line in s.splitlines() if line.startswith('# '))
+    return next((h.removeprefix('# ').strip() for h in headings), Path(path).stem)
 
 # %% ../nbs/00_exports.ipynb #1dc552ee
 _ansi = re.compile(r'\x1b\[[0-9;]*[A-Za-z]')
 
 def failure_text(path: Path, nb: dict, index: int, why: str) -> str:
-    "The full story of a failed cell: notebook, the cell's number (counted from 1), its source, and the reason or traceback `why`."
-    source = ''.join(nb['cells'][index]['source']) if 0 <= index < len(nb['cells']) else '(before the first cell)'
+    "The full story of a failed cell: notebook, the cell's number (counted from 1), its source, the traceback `why`."
+    source = ''.join(nb['cells'][index]['source']) if index >= 0 else '(before the first cell)'
     shown = '\n'.join(f'    {i:3} | {line}' for i, line in enumerate(source.splitlines(), 1))
     return f'{path}, cell {index + 1} of {len(nb["cells"])}:\n{shown}\n\n{_ansi.sub("", why).rstrip()}\n'
 
@@ -59,13 +63,14 @@ def _kill_group(pid: int) -> None:
 
 # %% ../nbs/00_exports.ipynb #818aa950
 def kernel_env(folder: Path, data: str, threads: int | None, scratch: str) -> dict[str, str]:
-    "The environment a lesson of `folder` runs in: its clone's `exp` first, the data mode, a share of the cores, and no settings of the user's own."
-    env = {**os.environ, 'EXP_DATA': data, 'IPYTHONDIR': scratch, 'PYTHONPATH': os.pathsep.join(filter(None, [str(folder.parent), os.environ.get('PYTHONPATH')]))}
+    "The environment of a lesson in `folder`: its clone's `exp` first, the data mode, a share of the cores, no user's settings."
+    path = os.pathsep.join(filter(None, [str(folder.parent), os.environ.get('PYTHONPATH')]))
+    share = {'OMP_NUM_THREADS': str(threads)} if threads else {}
+    env = share | os.environ | {'EXP_DATA': data, 'IPYTHONDIR': scratch, 'PYTHONPATH': path}
     env.pop('MPLBACKEND', None)   # the kernel's own choice puts figures into the notebook
-    return env | ({'OMP_NUM_THREADS': str(threads)} if threads and 'OMP_NUM_THREADS' not in env else {})
+    return env
 
-def _tail(log: Path, lines: int = 20) -> str: return '\n'.join(log.read_text(errors='replace').splitlines()[-lines:])
-
+# %% ../nbs/00_exports.ipynb #0a1c3d5e
 def _execute(nb, path: Path, timeout: int, env: dict, stop: Stop, before) -> str:
     "Run all cells; returns what went wrong, or an empty string. The kernel and its children are gone afterwards."
     from nbclient import NotebookClient
@@ -74,13 +79,20 @@ def _execute(nb, path: Path, timeout: int, env: dict, stop: Stop, before) -> str
     def started(notebook):
         pids.append(client.km.provisioner.pid)
         with stop.lock: stop.pids.add(pids[0])
-    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}, coalesce_streams=True,
-                            shutdown_kernel='immediate', on_notebook_start=started, on_cell_start=before, extra_arguments=['--HistoryManager.enabled=False', '--IPKernelApp.log_level=40'])
+    client = NotebookClient(
+        nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}},
+        on_notebook_start=started, on_cell_start=before, coalesce_streams=True, shutdown_kernel='immediate',
+        extra_arguments=['--HistoryManager.enabled=False', '--IPKernelApp.log_level=40'])
+    log = Path(env['IPYTHONDIR'])/'kernel.log'
     try:
-        with open(Path(env['IPYTHONDIR'])/'kernel.log', 'w') as log: asyncio.run(client.async_execute(env=env, stdout=log, stderr=log))
-    except CellExecutionError as e: return next(('\n'.join(o['traceback']) for c in nb.cells for o in c.get('outputs', []) if o['output_type'] == 'error'), str(e))
+        with open(log, 'w') as f: asyncio.run(client.async_execute(env=env, stdout=f, stderr=f))
+    except CellExecutionError as e:
+        errors = (o for c in nb.cells for o in c.get('outputs', []) if o['output_type'] == 'error')
+        return next(('\n'.join(o['traceback']) for o in errors), str(e))
     except CellTimeoutError: return f'the cell ran for more than {timeout} seconds, its time limit'
-    except DeadKernelError: return 'the kernel died while this cell ran: killed, out of memory, or a crash in compiled code\n' + _tail(Path(env['IPYTHONDIR'])/'kernel.log')
+    except DeadKernelError:
+        end = '\n'.join(log.read_text(errors='replace').splitlines()[-20:])
+        return f'the kernel died while this cell ran: killed, out of memory, or a crash in compiled code\n{end}'
     except _Stopped: return 'stopped'
     except Exception as e: return f'the notebook could not be run: {type(e).__name__}: {e}'
     finally:
@@ -89,8 +101,11 @@ def _execute(nb, path: Path, timeout: int, env: dict, stop: Stop, before) -> str
     return ''
 
 # %% ../nbs/00_exports.ipynb #cfb34b71
-def run_notebook(path: Path, data: str = 'sample', timeout: int = 600, threads: int | None = None, on_cell=None, stop: Stop | None = None) -> Outcome:
-    "Run the notebook at `path` top to bottom in a fresh kernel, in its own folder, whatever its cells do; `timeout` is seconds a cell, `on_cell(number, total)` is called as each cell starts."
+def run_notebook(path: Path, data: str = 'sample', timeout: int = 600, threads: int | None = None,
+                 on_cell=None, stop: Stop | None = None) -> Outcome:
+    """Run the notebook at `path` top to bottom in a fresh kernel, in its own folder; what its cells do raises nothing here.
+
+    `timeout`: seconds a cell. `threads`: cores it may use. `on_cell(number, total)` is called as each cell starts."""
     import nbformat
     path, start, stop, at = Path(path).resolve(), time.perf_counter(), stop or Stop(), [-1]
     read_cells(path)   # refuses what isn't a notebook, by name
@@ -106,7 +121,8 @@ def run_notebook(path: Path, data: str = 'sample', timeout: int = 600, threads: 
             stop.set()
             raise
     status = 'interrupted' if error and stop.is_set else 'failed' if error else 'passed'
-    return Outcome(path, status, time.perf_counter() - start, nb, failure_text(path, nb, at[0], error) if error else '')
+    error = failure_text(path, nb, at[0], error) if error else ''
+    return Outcome(path, status, time.perf_counter() - start, nb, error)
 
 # %% ../nbs/00_exports.ipynb #16f40eca
 def code_hash(nb: dict) -> str:
@@ -115,9 +131,10 @@ def code_hash(nb: dict) -> str:
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]
 
 def make_stamp(nb: dict) -> dict:
-    "What is written into a saved notebook's metadata under `exp`: the hash of its code, and what its `ran_on` cell recorded of data and versions."
+    "A saved notebook's metadata under `exp`: the hash of its code, and what its `ran_on` cell recorded."
     ran = next((r for r in notebook_records(nb) if r.get('kind') == 'ran_on'), {})
-    return dict(code=code_hash(nb), data=ran.get('data', {}), versions=ran.get('versions', {'python': sys.version.split()[0]}))
+    versions = ran.get('versions', {'python': sys.version.split()[0]})
+    return dict(code=code_hash(nb), data=ran.get('data', {}), versions=versions)
 
 # %% ../nbs/00_exports.ipynb #65666db7
 def _shorten(value, names: dict[str, str]):
@@ -125,46 +142,57 @@ def _shorten(value, names: dict[str, str]):
     if isinstance(value, str):
         for long, short in names.items(): value = value.replace(long, short)
         return value
-    if isinstance(value, dict): return {k: v if k.startswith('image/') else _shorten(v, names) for k, v in value.items()}
+    if isinstance(value, dict):
+        return {k: v if k.startswith('image/') else _shorten(v, names) for k, v in value.items()}
     return [_shorten(v, names) for v in value] if isinstance(value, list) else value
 
 def save_outputs(outcome: Outcome) -> None:
-    "Write a passed run's outputs back into its notebook: cleaned as nbdev does it, and stamped. Raises `UserError` if the notebook was edited meanwhile; the edit is kept."
+    """Write a passed run's outputs back into its notebook, cleaned by nbdev and stamped.
+
+    Raises `UserError` if the run failed, or if the notebook was edited meanwhile; the edit is kept."""
     from fastcore.nbio import nb2str
     from nbdev.clean import clean_nb
     nb, path = json.loads(json.dumps(outcome.nb)), outcome.path
-    now = [(c['cell_type'], c['source']) for c in read_cells(path)]
+    def sources(cells): return [(c['cell_type'], c['source']) for c in cells]
     if outcome.status != 'passed': raise UserError(f'{path} {outcome.status}: its outputs are not saved')
-    if now != [(c['cell_type'], c['source']) for c in nb['cells']]: raise UserError(f'{path} was edited while it ran: its outputs are not saved; run it again')
+    if sources(read_cells(path)) != sources(nb['cells']):
+        raise UserError(f'{path} was edited while it ran: its outputs are not saved; run it again')
     names = {str(path.parent.parent): '.', tempfile.gettempdir(): '/tmp', str(Path.home()): '~'}
     for c in nb['cells']:
         if 'outputs' in c: c['outputs'] = _shorten(c['outputs'], names)
-    nb['metadata'] = {'kernelspec': dict(display_name='python3', language='python', name='python3'), 'exp': make_stamp(nb)}
+    kernel = dict(display_name='python3', language='python', name='python3')
+    nb['metadata'] = dict(kernelspec=kernel, exp=make_stamp(nb))
     clean_nb(nb, allowed_metadata_keys=['exp'])
     write_atomic(path, nb2str(nb))
 
 # %% ../nbs/00_exports.ipynb #88064c80
 def pick_lessons(names: list[str], nbs: Path) -> list[Path]:
-    "The lessons in `nbs` that `names` ask for, each by its number (`02`) or a prefix (`02_f`, `1`), in reading order; all of them if `names` is empty. Raises `UserError` on a name that fits none."
+    """The lessons in `nbs` that `names` ask for, in reading order; all of them if `names` is empty.
+
+    A name is a number (`02`) or a prefix (`02_f`, `1`). Raises `UserError` on a name that fits none."""
+    def number(p): return p.stem.partition('_')[0]
     paths, picked = lesson_paths(nbs), set()
     for name in names:
         stem = name.removesuffix('.ipynb').rpartition('/')[2]
-        found = [p for p in paths if p.stem.partition('_')[0] == stem] or [p for p in paths if p.stem.startswith(stem)]
+        found = [p for p in paths if number(p) == stem] or [p for p in paths if p.stem.startswith(stem)]
         if not found:
-            near = difflib.get_close_matches(stem, [p.stem for p in paths] + [p.stem.partition('_')[0] for p in paths], n=3, cutoff=.3)
-            raise UserError(f'no lesson is called {name!r}' + (f'; did you mean {", ".join(near)}?' if near else f' in {nbs}'))
+            known = [p.stem for p in paths] + [number(p) for p in paths]
+            near = ', '.join(difflib.get_close_matches(stem, known, n=3, cutoff=.3))
+            raise UserError(f'no lesson is called {name!r}' + (f'; did you mean {near}?' if near else f' in {nbs}'))
         picked.update(found)
     return [p for p in paths if p in picked or not names]
 
 # %% ../nbs/00_exports.ipynb #ac5f416f
 def run_lessons(paths: list[Path], jobs: int = 1, on_start=None, on_cell=None, on_done=None, **kw) -> list[Outcome]:
-    "Run notebooks, `jobs` at once, and return their outcomes in order; a failure doesn't end the run, Ctrl-C does (kernels are killed, the rest is left out). `kw` goes to `run_notebook`."
+    """Run notebooks, `jobs` at once, and return their outcomes in order; `kw` goes to `run_notebook`.
+
+    A failure doesn't end the run. Ctrl-C does: kernels are killed, and what hasn't run is left out."""
     stop, outcomes = Stop(), {}
     threads = max(1, (os.cpu_count() or 1)//jobs) if jobs > 1 else None
     def one(path):
         if stop.is_set: return None
         if on_start: on_start(path)
-        return run_notebook(path, threads=threads, stop=stop, on_cell=on_cell and (lambda i, n: on_cell(path, i, n)), **kw)
+        return run_notebook(path, threads=threads, stop=stop, on_cell=on_cell and partial(on_cell, path), **kw)
     with ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(one, p): p for p in paths}
         try:

@@ -116,7 +116,7 @@ def shown(project): return run_notebook(project.write('05_x.ipynb', '# <i>Title<
 
 def test_pages(shown, tmp_path):
     index = write_pages([shown], tmp_path/'out').read_text()
-    assert shown.status == 'passed' and notebook_figures(shown.nb) == [PNG]
+    assert shown.status == 'passed' and notebook_figures(shown.nb) == ['data:image/png;base64,' + PNG]
     assert PNG in index and 'accuracy 0.5' in index and 'href="05_x.html"' in index and 'passed' in index
     assert '&lt;b&gt;a run&lt;/b&gt;' in index and '<b>a run</b>' not in index and '<i>Title' not in index
     assert '<html' in (tmp_path/'out'/'05_x.html').read_text() and json.loads((tmp_path/'out'/'05_x.ipynb').read_text())['cells']
@@ -131,5 +131,5 @@ def test_results_table(shown, project):
     assert results_markdown(project.nbs).splitlines()[2] == '| 05_x | <b>a run</b> | accuracy 0.5 | - |'
 
 def test_replace_between():
-    assert replace_between('a <!-- x -->old<!-- /x --> b', 'x', 'new\n') == 'a <!-- x -->\nnew\n<!-- /x --> b'
+    assert replace_between('a\n<!-- x -->\nold\n<!-- /x -->\nb', 'x', 'new\n') == 'a\n<!-- x -->\nnew\n<!-- /x -->\nb'
     with pytest.raises(UserError, match='<!-- y -->'): replace_between('', 'y', '')
