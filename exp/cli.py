@@ -121,8 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('action', nargs='?', choices=['list', 'get'], default='list')
     p.add_argument('names', nargs='*', metavar='NAME', help='datasets to fetch, by the names that the list shows')
     p.add_argument('--data', default='full', **modes, help='where to take them from (default: full)')
-    p = command('lab', cmd_lab, 'open the lessons in JupyterLab')
-    p.add_argument('rest', nargs=argparse.REMAINDER, metavar='…', help="JupyterLab's own arguments")
+    command('lab', cmd_lab, 'open the lessons in JupyterLab')
     p = command('results', cmd_results, 'the results table of the committed lessons')
     p.add_argument('--write', action='store_true', help='put it into README.md')
     p.add_argument('--check', action='store_true', help="exit with 1 if README.md's table is behind")
@@ -135,7 +134,9 @@ def _positive(text: str) -> int:
 # %% ../nbs/00_exports.ipynb #c5430a9e
 def main(argv: list[str] | None = None) -> int:
     "Entry point of the `exp` command; returns its exit status."
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args, args.rest = parser.parse_known_args(argv)
+    if args.rest and args.func is not cmd_lab: parser.error(f'unknown arguments: {" ".join(args.rest)}')
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)   # being terminated ends a run as Ctrl-C does
     try: return args.func(args)

@@ -48,10 +48,17 @@ def test_run_notes_modules_that_are_behind(project):
     project.write('01_a.ipynb', '#export\nx = 1')
     assert 'exp export' in exp('run', cwd=project.root).stderr
 
-@pytest.mark.parametrize('args', [['run', '--jobs', '0'], ['run', '--data', 'fake'], [], ['nothing'], ['data', 'drop']])
+@pytest.mark.parametrize('args', [['run', '--jobs', '0'], ['run', '--data', 'fake'], [], ['nothing'], ['data', 'drop'], ['run', '--quick']])
 def test_wrong_arguments(args, capsys):
     with pytest.raises(SystemExit) as e: main(args)
     assert e.value.code == 2 and 'usage: exp' in capsys.readouterr().err
+
+def test_lab_passes_arguments_on(root, monkeypatch):
+    monkeypatch.chdir(root)
+    called = []
+    monkeypatch.setattr(os, 'execv', lambda *a: called.append((os.getcwd(), a)))
+    main(['lab', '--no-browser', '--port=9999'])
+    assert called == [(str(root/'nbs'), (sys.executable, [sys.executable, '-m', 'jupyterlab', '--no-browser', '--port=9999']))]
 
 def test_unknown_lesson(project):
     project.write('05_x.ipynb', '1')
