@@ -238,13 +238,3 @@ def report(title: str, **figures) -> None:
     cells = ''.join(f'<th>{k}</th><td>{short(v)}</td>' for k, v in figures.items())
     html = f'<table><tr><th>{title}</th>{cells}</tr></table>'
     show_record(dict(kind='report', title=title, figures=figures), text, html)
-
-# %% ../nbs/00_exports.ipynb #87267bf2
-def versions(*packages: str) -> dict[str, str]:
-    "The installed versions of Python and `packages`; a package that isn't installed is left out."
-    from importlib.metadata import PackageNotFoundError, version
-    found = {'python': sys.version.split()[0]}
-    for name in packages:
-        try: found[name] = version(name)
-        except PackageNotFoundError: pass
-    return found

@@ -3,7 +3,7 @@ import json, os, signal, subprocess, sys, time
 import pytest
 from hypothesis import given, settings, strategies as st
 from exp.nb_00 import (ExportError, UserError, check_code, export_all, export_cells, export_status, export_target, module_text, plan_export, project_root, raises,
-                       report, stray_marker, versions, write_atomic)
+                       report, short, stray_marker, write_atomic)
 
 names = st.sampled_from(['a', 'b', 'größe', 'x1'])
 lines = st.one_of(st.builds('{} = {!r}'.format, names, st.text(st.characters(blacklist_categories=['Cs']), max_size=30)), st.just('# a comment'), st.just('def f(): return 1'))
@@ -161,7 +161,7 @@ def test_report_outside_of_jupyter_prints(capsys):
     report('a run', accuracy=.98764, n=60_000)
     assert capsys.readouterr().out == 'a run: accuracy 0.9876, n 60,000\n'
 
-def test_versions_leave_out_what_is_missing(): assert set(versions('pytest', 'no-such-package')) == {'python', 'pytest'}
+def test_short(): assert [short(v) for v in (.98764, 12345.6, 60_000, True, 'none', 0.)] == ['0.9876', '12,346', '60,000', 'True', 'none', '0']
 
 def test_a_module_text_names_its_notebook_and_cells(project):
     nb = project.write('05_x.ipynb', '# A title\n> What it does.', '#export\nx = 1')

@@ -16,7 +16,7 @@ REEXPORTED: dict[str, set[str]] = {}
 def test_lesson_runs(path, threads_share):
     outcome = run_notebook(path, data='sample', timeout=600, threads=threads_share)
     assert outcome.status == 'passed', outcome.error
-    assert any(r['kind'] == 'ran_on' for r in outcome.records) or path.stem == '00_exports', 'the last cell must be ran_on(...)'
+    assert any(r['kind'] == 'ran_on' for r in outcome.records), 'the last cell must be ran_on(...)'
 
 @lesson
 def test_saved_outputs_belong_to_the_code(path):
