@@ -85,17 +85,21 @@ def cmd_lab(args) -> int:
     os.execv(sys.executable, [sys.executable, '-m', 'jupyterlab', *args.rest])
 
 def cmd_results(args) -> int:
-    "Print the results table of the committed lessons; --write puts it into README.md, --check says whether it is there."
+    "Print the results table of the committed lessons; --write puts it into README.md, with the figures shown there, --check says whether they are up to date."
     from exp.nb_00 import write_atomic
-    from exp.pages import replace_between, results_markdown
+    from exp.pages import readme_figures, replace_between, results_markdown
     root = project_root()
     table, old = results_markdown(root/'nbs'), (root/'README.md').read_text(encoding='utf-8')
-    new = replace_between(old, 'results', table)
-    if args.write: write_atomic(root/'README.md', new)
+    new, figures = replace_between(old, 'results', table), readme_figures(old, root/'nbs')
     print(table, end='')
-    behind = args.check and old != new
-    if behind: print("README.md's table is behind the lessons: run `exp results --write`", file=sys.stderr)
-    return int(behind)
+    if args.write:
+        write_atomic(root/'README.md', new)
+        for path, data in figures.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+    behind = old != new or any(not p.exists() or p.read_bytes() != data for p, data in figures.items())
+    if args.check and behind: print('README.md is behind the lessons: run `exp results --write`', file=sys.stderr)
+    return int(args.check and behind)
 
 # %% ../nbs/00_exports.ipynb #629dbf83
 def make_parser() -> argparse.ArgumentParser:
@@ -123,8 +127,8 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('--data', default='full', **modes, help='where to take them from (default: full)')
     command('lab', cmd_lab, 'open the lessons in JupyterLab')
     p = command('results', cmd_results, 'the results table of the committed lessons')
-    p.add_argument('--write', action='store_true', help='put it into README.md')
-    p.add_argument('--check', action='store_true', help="exit with 1 if README.md's table is behind")
+    p.add_argument('--write', action='store_true', help='renew the table and the figures in README.md')
+    p.add_argument('--check', action='store_true', help='exit with 1 if README.md is behind')
     return parser
 
 def _positive(text: str) -> int:

@@ -2,7 +2,7 @@
 
 # %% ../nbs/00_exports.ipynb #53a7392f
 "Result tables and HTML pages from executed notebooks. Compiled from lesson 00."
-import html
+import base64, html, re
 from pathlib import Path
 from urllib.parse import quote
 from exp.nb_00 import UserError, short, json, lesson_paths, write_atomic
@@ -41,6 +41,19 @@ def notebook_figures(nb: dict) -> list[str]:
     for data in (o['data'] for c in nb['cells'] for o in c.get('outputs', []) if 'data' in o):
         if 'image/png' in data: found.append('data:image/png;base64,' + ''.join(data['image/png']).strip())
         elif 'image/svg+xml' in data: found.append('data:image/svg+xml,' + quote(''.join(data['image/svg+xml'])))
+    return found
+
+# %% ../nbs/00_exports.ipynb #4ce1516d
+def readme_figures(text: str, nbs: Path) -> dict[Path, bytes]:
+    """The pictures that `text` shows as `nbs/images/LESSON-N.png` -> their bytes: the N-th figure (from 1) in that lesson's outputs.
+
+    Raises `UserError` for a figure that the lesson doesn't have."""
+    found = {}
+    for lesson, n in re.findall(r'nbs/images/([\w.]+)-(\d+)\.png', text):
+        path = Path(nbs)/f'{lesson}.ipynb'
+        figures = notebook_figures(json.loads(path.read_text(encoding='utf-8'))) if path.exists() else []
+        if not 1 <= int(n) <= len(figures): raise UserError(f'{path} has {len(figures)} figures: there is no {lesson}-{n}.png')
+        found[Path(nbs)/'images'/f'{lesson}-{n}.png'] = base64.b64decode(figures[int(n) - 1].partition('base64,')[2])
     return found
 
 # %% ../nbs/00_exports.ipynb #6cbe9fdc

@@ -66,15 +66,18 @@ def test_unknown_lesson(project):
     assert done.returncode == 1 and "no lesson is called '7'" in done.stderr
 
 def test_results_go_into_the_readme(project):
-    project.write('05_x.ipynb', 'from exp.nb_00 import report\nreport("a run", accuracy=.5)')
-    (project.root/'README.md').write_text('Before\n<!-- results -->\n<!-- /results -->\nafter\n')
+    project.write('05_x.ipynb', 'import matplotlib.pyplot as plt\nfrom exp.nb_00 import report\nreport("a run", accuracy=.5)\nplt.plot([1, 2]);')
+    (project.root/'README.md').write_text('Before\n![f](nbs/images/05_x-1.png)\n<!-- results -->\n<!-- /results -->\nafter\n')
     (project.root/'exp').rmdir()
     exp('run', '--save', cwd=project.root)
     assert exp('results', '--check', cwd=project.root).returncode == 1
     assert exp('results', '--write', cwd=project.root).returncode == 0
     text = (project.root/'README.md').read_text()
-    assert text.startswith('Before\n') and text.endswith('after\n') and '| 05_x | a run | accuracy 0.5 |' in text
+    assert text.startswith('Before\n![f](nbs/images/05_x-1.png)\n') and (project.nbs/'images'/'05_x-1.png').read_bytes()[:4] == b'\x89PNG'
+    assert text.endswith('after\n') and '| 05_x | a run | accuracy 0.5 |' in text
     assert exp('results', '--check', cwd=project.root).returncode == 0
+    (project.nbs/'images'/'05_x-1.png').write_bytes(b'old')
+    assert exp('results', '--check', cwd=project.root).returncode == 1
 
 def test_every_command_has_help(capsys):
     for command in ('export', 'run', 'data', 'lab', 'results'):

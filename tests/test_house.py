@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from exp.nb_00 import lesson_paths
-from exp.pages import replace_between, results_markdown
+from exp.pages import readme_figures, replace_between, results_markdown
 
 @pytest.fixture(scope='module')
 def ini(root):
@@ -77,10 +77,12 @@ def test_the_readmes_map_lists_every_lesson(root, readme):
     assert not missing
 
 def test_links_in_the_readme_lead_somewhere(root, readme):
-    links = [l for l in re.findall(r'\]\(([^)#]+)\)', readme) + re.findall(r'src="([^"]+)"', readme) if '://' not in l]
+    links = [l for l in re.findall(r'\]\(([^)#]+)\)', readme) if '://' not in l]
     assert links and not [l for l in links if not (root/l).exists()]
 
-def test_the_readmes_results_are_the_lessons_own(root, readme): assert replace_between(readme, 'results', results_markdown(root/'nbs')) == readme
+def test_the_readmes_results_and_figures_are_the_lessons_own(root, readme):
+    assert replace_between(readme, 'results', results_markdown(root/'nbs')) == readme
+    for path, data in readme_figures(readme, root/'nbs').items(): assert path.read_bytes() == data, path.name
 
 def test_links_between_lessons_lead_somewhere(root):
     lost = []
