@@ -6,10 +6,10 @@ ARGS   ?=
 
 .PHONY: run test lab data bench clean
 run: $(READY)            ## run every lesson on the built-in samples; the pages land in _run/
-	$(BIN)/exp run $(ARGS)
+	$(BIN)/exp run --jobs 2 $(ARGS)
 test: $(READY)           ## every notebook as a test, and the tests of what notebooks can't show
 	$(BIN)/exp export --check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 lab: $(READY)            ## open the lessons in JupyterLab
 	$(BIN)/exp lab $(ARGS)
 data: $(READY)           ## list the datasets; make data ARGS="get mnist" fetches one

@@ -234,6 +234,7 @@ def report(title: str, **figures) -> None:
     for k, v in figures.items():
         if not isinstance(v, (int, float, str)):
             raise TypeError(f'report {title!r}: {k!r} must be a number or a string, not {type(v).__name__}')
+    figures = {k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in figures.items()}   # JSON has no nan
     text = f'{title}: ' + ', '.join(f'{k} {short(v)}' for k, v in figures.items())
     cells = ''.join(f'<th>{k}</th><td>{short(v)}</td>' for k, v in figures.items())
     html = f'<table><tr><th>{title}</th>{cells}</tr></table>'

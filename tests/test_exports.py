@@ -161,6 +161,13 @@ def test_report_outside_of_jupyter_prints(capsys):
     report('a run', accuracy=.98764, n=60_000)
     assert capsys.readouterr().out == 'a run: accuracy 0.9876, n 60,000\n'
 
+def test_report_of_a_nan_is_valid_json(monkeypatch):
+    import exp.nb_00
+    records = []
+    monkeypatch.setattr(exp.nb_00, 'show_record', lambda record, *a: records.append(record))
+    report('a run', loss=float('nan'), accuracy=.5)
+    assert json.loads(json.dumps(records[0], allow_nan=False))['figures'] == dict(loss='nan', accuracy=.5)
+
 def test_short(): assert [short(v) for v in (.98764, 12345.6, 60_000, True, 'none', 0.)] == ['0.9876', '12,346', '60,000', 'True', 'none', '0']
 
 def test_a_module_text_names_its_notebook_and_cells(project):
