@@ -238,4 +238,4 @@ def report(title: str, **figures) -> None:
     text = f'{title}: ' + ', '.join(f'{k} {short(v)}' for k, v in figures.items())
     cells = ''.join(f'<th>{k}</th><td>{short(v)}</td>' for k, v in figures.items())
     html = f'<table><tr><th>{title}</th>{cells}</tr></table>'
-    show_record(dict(kind='report', title=title, figures=figures), text, html)
+    show_record(dict(kind='report', title=title, figures=list(figures.items())), text, html)   # pairs, in the author's order

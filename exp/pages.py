@@ -13,8 +13,8 @@ def result_rows(nb: dict, path: Path) -> list[tuple[str, str, str, str]]:
     "A row for each `report` in the notebook's outputs: lesson, what was run, its figures, the data it ran on."
     records = notebook_records(nb)
     ran_on = next((r['data'] for r in records if r['kind'] == 'ran_on'), {})
-    data = ', '.join(f'{name} ({source})' for name, source in ran_on.items()) or '-'
-    def figures(r): return ', '.join(f'{k} {short(v)}' for k, v in r['figures'].items())
+    data = ', '.join(f'{name} ({"sample" if source == "sample" else "real"})' for name, source in ran_on.items()) or '-'
+    def figures(r): return ', '.join(f'{k} {short(v)}' for k, v in r['figures'])
     return [(Path(path).stem, r['title'], figures(r), data) for r in records if r['kind'] == 'report']
 
 # %% ../nbs/00_exports.ipynb #3ab0b8b1

@@ -166,7 +166,7 @@ def test_report_of_a_nan_is_valid_json(monkeypatch):
     records = []
     monkeypatch.setattr(exp.nb_00, 'show_record', lambda record, *a: records.append(record))
     report('a run', loss=float('nan'), accuracy=.5)
-    assert json.loads(json.dumps(records[0], allow_nan=False))['figures'] == dict(loss='nan', accuracy=.5)
+    assert json.loads(json.dumps(records[0], allow_nan=False))['figures'] == [['loss', 'nan'], ['accuracy', .5]]
 
 def test_short(): assert [short(v) for v in (.98764, 12345.6, 60_000, True, 'none', 0.)] == ['0.9876', '12,346', '60,000', 'True', 'none', '0']
 
