@@ -42,10 +42,23 @@ def _run_with_bars(paths, args) -> list:
         return run_lessons(paths, args.jobs, on_start, on_cell, on_done, data=args.data, timeout=args.timeout)
 
 # %% ../nbs/00_exports.ipynb #b54afc01
+def _save(outcomes) -> bool:
+    "Save what passed; a lesson that can't be saved is said, and doesn't keep the others from it. Returns whether there was one."
+    from exp.runner import save_outputs
+    refused = False
+    for o in outcomes:
+        try:
+            if o.status == 'passed': save_outputs(o)
+        except UserError as e:
+            print(f'exp: {e}', file=sys.stderr)
+            refused = True
+    return refused
+
+# %% ../nbs/00_exports.ipynb #900aaafb
 def cmd_run(args) -> int:
     "Run lessons, write their pages, and with --save keep their outputs."
     from exp.pages import write_pages
-    from exp.runner import pick_lessons, save_outputs
+    from exp.runner import pick_lessons
     root = project_root()
     paths, modules = pick_lessons(args.lessons, root/'nbs'), export_status(root/'nbs', root/'exp')
     for p in modules['stale'] + modules['missing']:
@@ -53,21 +66,20 @@ def cmd_run(args) -> int:
     outcomes = _run_with_bars(paths, args)
     out = Path(args.out) if args.out else root/'_run'
     index = write_pages(outcomes, out, f'Data: {args.data}.')
-    if args.save:
-        for o in outcomes:
-            if o.status == 'passed': save_outputs(o)
+    unsaved = _save(outcomes) if args.save else False
     failed = [o.path.stem for o in outcomes if o.status == 'failed']
     passed = sum(o.status == 'passed' for o in outcomes)
     cut = passed + len(failed) < len(paths)
     print(f'{passed} of {len(paths)} lessons passed' + (f'; failed: {", ".join(failed)}' if failed else '') + '; interrupted'*cut)
     print(f'pages: {index}')
-    return 130 if cut else int(bool(failed))
+    return 130 if cut else int(bool(failed) or unsaved)
 
 # %% ../nbs/00_exports.ipynb #b21e0dcf
 def cmd_data(args) -> int:
     "List the datasets, or fetch the named ones."
     from exp.nb_00a import data_status, untar_data
     if args.action == 'get':
+        if not args.names: raise UserError('name what to get: `exp data get mnist`; `exp data` lists the datasets')
         for name in args.names: print(untar_data(name, mode=args.data))
         return 0
     from rich.console import Console
@@ -78,14 +90,18 @@ def cmd_data(args) -> int:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     return 0
 
+# %% ../nbs/00_exports.ipynb #cc4b28df
 def cmd_lab(args) -> int:
     "Open JupyterLab in nbs/; further arguments are JupyterLab's."
     root = project_root()
     os.chdir(root/'nbs')
     os.execv(sys.executable, [sys.executable, '-m', 'jupyterlab', *args.rest])
 
+# %% ../nbs/00_exports.ipynb #84cb718c
 def cmd_results(args) -> int:
-    "Print the results table of the committed lessons; --write puts it into README.md, with the figures shown there, --check says whether they are up to date."
+    """Print the results table of the committed lessons.
+
+    --write puts it into README.md, with the figures that are shown there; --check says whether they are up to date."""
     from exp.nb_00 import write_atomic
     from exp.pages import readme_figures, replace_between, results_markdown
     root = project_root()
@@ -102,6 +118,19 @@ def cmd_results(args) -> int:
     return int(args.check and behind)
 
 # %% ../nbs/00_exports.ipynb #629dbf83
+def _positive(text: str) -> int:
+    if text.isdigit() and int(text) > 0: return int(text)
+    raise argparse.ArgumentTypeError(f'{text!r} is not a whole number above 0')
+
+def _run_options(p, modes):
+    p.add_argument('lessons', nargs='*', metavar='LESSON', help='a number (02) or a prefix (02_f); default: all')
+    p.add_argument('--data', default='sample', **modes, help='built-in samples (default), real data if it can be had, real data')
+    p.add_argument('--jobs', type=_positive, default=1, metavar='N', help='lessons to run at once')
+    p.add_argument('--save', action='store_true', help='write the outputs back into nbs/')
+    p.add_argument('--out', metavar='DIR', help='where the pages go (default: _run/)')
+    p.add_argument('--timeout', type=_positive, default=3600, metavar='SECONDS', help='time limit for a cell (default: 3600)')
+
+# %% ../nbs/00_exports.ipynb #76e3843e
 def make_parser() -> argparse.ArgumentParser:
     "The command line of `exp`."
     about = 'Deep learning from the foundations: compile, run and read the lessons.'
@@ -114,13 +143,7 @@ def make_parser() -> argparse.ArgumentParser:
     modes = dict(choices=['sample', 'auto', 'full'])
     p = command('export', cmd_export, 'compile nbs/ into exp/')
     p.add_argument('--check', action='store_true', help='change nothing; exit with 1 if any module is out of step')
-    p = command('run', cmd_run, 'run lessons and write their pages')
-    p.add_argument('lessons', nargs='*', metavar='LESSON', help='a number (02) or a prefix (02_f); default: all')
-    p.add_argument('--data', default='sample', **modes, help='built-in samples (default), real data if it can be had, real data')
-    p.add_argument('--jobs', type=_positive, default=1, metavar='N', help='lessons to run at once')
-    p.add_argument('--save', action='store_true', help='write the outputs back into nbs/')
-    p.add_argument('--out', metavar='DIR', help='where the pages go (default: _run/)')
-    p.add_argument('--timeout', type=_positive, default=3600, metavar='SECONDS', help='time limit for a cell (default: 3600)')
+    _run_options(command('run', cmd_run, 'run lessons and write their pages'), modes)
     p = command('data', cmd_data, 'list the datasets, or fetch them')
     p.add_argument('action', nargs='?', choices=['list', 'get'], default='list')
     p.add_argument('names', nargs='*', metavar='NAME', help='datasets to fetch, by the names that the list shows')
@@ -131,18 +154,14 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument('--check', action='store_true', help='exit with 1 if README.md is behind')
     return parser
 
-def _positive(text: str) -> int:
-    if text.isdigit() and int(text) > 0: return int(text)
-    raise argparse.ArgumentTypeError(f'{text!r} is not a whole number above 0')
-
 # %% ../nbs/00_exports.ipynb #c5430a9e
 def main(argv: list[str] | None = None) -> int:
     "Entry point of the `exp` command; returns its exit status."
     parser = make_parser()
     args, args.rest = parser.parse_known_args(argv)
     if args.rest and args.func is not cmd_lab: parser.error(f'unknown arguments: {" ".join(args.rest)}')
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)   # being terminated ends a run as Ctrl-C does
+    in_main = threading.current_thread() is threading.main_thread()
+    old = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main else None   # being terminated ends a run as Ctrl-C does
     try: return args.func(args)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
@@ -150,3 +169,5 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print(f'exp: {e}', file=sys.stderr)
         return 1
+    finally:
+        if in_main: signal.signal(signal.SIGTERM, old)

@@ -63,7 +63,8 @@ def lesson_page(outcome: Outcome) -> str:
     from nbconvert import HTMLExporter
     nb = nbformat.from_dict(json.loads(json.dumps(outcome.nb)))
     exporter = HTMLExporter(template_name='lab', embed_images=True)
-    return exporter.from_notebook_node(nb, resources={'metadata': {'name': notebook_title(nb, outcome.path)}})[0]
+    page, _ = exporter.from_notebook_node(nb, resources={'metadata': {'name': notebook_title(nb, outcome.path)}})
+    return re.sub(r'href="([\w.]+)\.ipynb"', r'href="\1.html"', page)   # from page to page, as from lesson to lesson
 
 # %% ../nbs/00_exports.ipynb #3bc0a0e7
 _style = """
@@ -83,7 +84,7 @@ pre { background: #fff5f5; padding: .7rem; overflow-x: auto; font-size: .85em }
 # %% ../nbs/00_exports.ipynb #44ea35cc
 def _lesson_card(o: Outcome) -> str:
     title, link, figures = html.escape(notebook_title(o.nb, o.path)), html.escape(o.path.stem), notebook_figures(o.nb)
-    images = ''.join(f'<a href="{link}.html"><img loading="lazy" alt="a figure of {title}" src="{f}"></a>' for f in figures)
+    images = ''.join(f'<a href="{link}.html"><img loading="lazy" alt="a figure of {title}" src="{html.escape(f)}"></a>' for f in figures)
     error = f'<pre>{html.escape(o.error)}</pre>' if o.error else ''
     return f'''<section class="lesson"><h2><a href="{link}.html">{title}</a></h2>
 <div class="meta"><b class="{o.status}">{o.status}</b> in {o.seconds:.1f} s, {len(figures)} figures,

@@ -64,9 +64,11 @@ def _kill_group(pid: int) -> None:
 # %% ../nbs/00_exports.ipynb #818aa950
 def kernel_env(folder: Path, data: str, threads: int | None, scratch: str) -> dict[str, str]:
     "The environment of a lesson in `folder`: its clone's `exp` first, the data mode, a share of the cores, no user's settings."
-    path = os.pathsep.join(filter(None, [str(folder.parent), os.environ.get('PYTHONPATH')]))
+    def paths(*given): return os.pathsep.join(os.path.abspath(os.path.expanduser(p)) for p in given if p)
     share = {'OMP_NUM_THREADS': str(threads)} if threads else {}
-    env = share | os.environ | {'EXP_DATA': data, 'IPYTHONDIR': scratch, 'PYTHONPATH': path}
+    env = share | os.environ | {'EXP_DATA': data, 'IPYTHONDIR': scratch}
+    env['PYTHONPATH'] = paths(folder.parent, *env.get('PYTHONPATH', '').split(os.pathsep))
+    for name in {'EXP_HOME', 'EXP_MIRROR'} & set(env): env[name] = paths(*env[name].split(os.pathsep))   # relative to us, not to nbs/
     env.pop('MPLBACKEND', None)   # the kernel's own choice puts figures into the notebook
     return env
 
@@ -87,8 +89,8 @@ def _execute(nb, path: Path, timeout: int, env: dict, stop: Stop, before) -> str
     try:
         with open(log, 'w') as f: asyncio.run(client.async_execute(env=env, stdout=f, stderr=f))
     except CellExecutionError as e:
-        errors = (o for c in nb.cells for o in c.get('outputs', []) if o['output_type'] == 'error')
-        return next(('\n'.join(o['traceback']) for o in errors), str(e))
+        errors = [o for c in nb.cells for o in c.get('outputs', []) if o['output_type'] == 'error']
+        return '\n'.join(errors[-1]['traceback']) if errors else str(e)
     except CellTimeoutError: return f'the cell ran for more than {timeout} seconds, its time limit'
     except DeadKernelError:
         end = '\n'.join(log.read_text(errors='replace').splitlines()[-20:])
@@ -107,9 +109,11 @@ def run_notebook(path: Path, data: str = 'sample', timeout: int = 600, threads: 
 
     `timeout`: seconds a cell. `threads`: cores it may use. `on_cell(number, total)` is called as each cell starts."""
     import nbformat
-    path, start, stop, at = Path(path).resolve(), time.perf_counter(), stop or Stop(), [-1]
+    path, start, stop, at = Path(path).absolute(), time.perf_counter(), stop or Stop(), [-1]
     read_cells(path)   # refuses what isn't a notebook, by name
     nb = nbformat.read(path, as_version=4)
+    for c in nb.cells:
+        if c.cell_type == 'code': c.outputs, c.execution_count = [], None   # what an earlier run left isn't ours
     def before(cell, cell_index):
         at[0] = cell_index
         if stop.is_set: raise _Stopped
@@ -140,7 +144,8 @@ def make_stamp(nb: dict) -> dict:
 def _shorten(value, names: dict[str, str]):
     "Replace folders of this machine by short names, in every string of a nested structure."
     if isinstance(value, str):
-        for long, short in names.items(): value = value.replace(long, short)
+        for long, short in names.items():
+            if len(Path(long).parts) > 1: value = re.sub(rf'{re.escape(long)}(?![\w.-])', short, value)
         return value
     if isinstance(value, dict):
         return {k: v if k.startswith('image/') else _shorten(v, names) for k, v in value.items()}
@@ -153,7 +158,7 @@ def save_outputs(outcome: Outcome) -> None:
     from fastcore.nbio import nb2str
     from nbdev.clean import clean_nb
     nb, path = json.loads(json.dumps(outcome.nb)), outcome.path
-    def sources(cells): return [(c['cell_type'], c['source']) for c in cells]
+    def sources(cells): return [(c['cell_type'], c['source'].replace('\r\n', '\n').replace('\r', '\n')) for c in cells]
     if outcome.status != 'passed': raise UserError(f'{path} {outcome.status}: its outputs are not saved')
     if sources(read_cells(path)) != sources(nb['cells']):
         raise UserError(f'{path} was edited while it ran: its outputs are not saved; run it again')
@@ -174,7 +179,7 @@ def pick_lessons(names: list[str], nbs: Path) -> list[Path]:
     paths, picked = lesson_paths(nbs), set()
     for name in names:
         stem = name.removesuffix('.ipynb').rpartition('/')[2]
-        found = [p for p in paths if number(p) == stem] or [p for p in paths if p.stem.startswith(stem)]
+        found = [p for p in paths if number(p) == stem] or [p for p in paths if stem and p.stem.startswith(stem)]
         if not found:
             known = [p.stem for p in paths] + [number(p) for p in paths]
             near = ', '.join(difflib.get_close_matches(stem, known, n=3, cutoff=.3))
@@ -192,7 +197,8 @@ def run_lessons(paths: list[Path], jobs: int = 1, on_start=None, on_cell=None, o
     def one(path):
         if stop.is_set: return None
         if on_start: on_start(path)
-        return run_notebook(path, threads=threads, stop=stop, on_cell=on_cell and partial(on_cell, path), **kw)
+        try: return run_notebook(path, threads=threads, stop=stop, on_cell=on_cell and partial(on_cell, path), **kw)
+        except UserError as e: return Outcome(path, 'failed', 0., dict(cells=[], metadata={}, nbformat=4, nbformat_minor=5), str(e))
     with ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(one, p): p for p in paths}
         try:

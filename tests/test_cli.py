@@ -44,6 +44,17 @@ def test_run_saves_only_when_asked(project):
     assert exp('run', cwd=project.root).returncode == 0 and path.read_bytes() == before
     assert exp('run', '--save', cwd=project.root).returncode == 0 and path.read_bytes() != before
 
+def test_a_lesson_that_cannot_be_saved_keeps_no_other_from_it(project):
+    first = project.write('01_a.ipynb', 'p = "01_a.ipynb"\ntext = open(p).read().replace("an edit", "edited")\nopen(p, "w").write(text);  # an edit while it runs')
+    second = project.write('02_b.ipynb', '42')
+    done = exp('run', '--save', cwd=project.root)
+    assert done.returncode == 1 and 'edited while it ran' in done.stderr and '2 of 2 lessons passed' in done.stdout
+    assert '"42"' in second.read_text() and '"exp"' not in first.read_text()
+
+def test_get_wants_a_name(tmp_path):
+    done = exp('data', 'get', cwd=tmp_path)
+    assert done.returncode == 1 and 'exp data get mnist' in done.stderr
+
 def test_run_notes_modules_that_are_behind(project):
     project.write('01_a.ipynb', '#export\nx = 1')
     assert 'exp export' in exp('run', cwd=project.root).stderr

@@ -30,13 +30,18 @@ def test_round_trip(cells, eol, tmp_path_factory):
     export_all(folder, folder/'lib')
     assert (module.stat().st_mtime_ns if module.exists() else None) == times
 
-@pytest.mark.parametrize('first, target', [('#export', ''), ('# export', ''), ('#| export', ''), ('#|export', ''), ('# | export', ''), ('#export ', ''), ('#export train_imagenette', 'train_imagenette'),
+@pytest.mark.parametrize('first, target', [('#export', ''), ('# export', ''), ('#| export', ''), ('#|export', ''), ('# | export', ''), ('#export ', ''), ('#export\t', ''), ('#export train_imagenette', 'train_imagenette'),
     ('#| export a.b', 'a.b'), ('# exported', None), ('#export a b', None), ('## export', None), (' #export', None), ('# Export', None), ('x = 1 #export', None), ('', None)])
 def test_markers(first, target): assert export_target(f'{first}\nx = 1') == target
 
 def test_a_marker_inside_a_string_is_no_marker():
     assert stray_marker('s = """\n#export\n"""') is None
     assert stray_marker('s = 1\n#export') == '#export'
+
+@pytest.mark.parametrize('slip', ['#Export', '##export', '#export: a', '#export-me', '#exports', '#export a b'])
+def test_a_slip_is_refused_rather_than_dropped(project, slip):
+    project.write('05_x.ipynb', f'{slip}\nx = 1')
+    with pytest.raises(ExportError, match='cell 1.*no marker'): export_all(project.nbs, project.lib)
 
 def test_named_modules(project):
     project.write('05_x.ipynb', '# Title', '#export\nx = 1', '#export other\ny = 2', '#export pack.deep\nz = 3')
@@ -57,6 +62,10 @@ def test_future_imports_only_at_a_modules_top(project):
     export_all(project.nbs, project.lib)
     project.write('05_x.ipynb', '#export\nx = 1', '#export\nfrom __future__ import annotations')
     with pytest.raises(ExportError, match='cell 2.*first exported cell'): export_all(project.nbs, project.lib)
+
+def test_a_keyword_is_no_module(project):
+    project.write('05_x.ipynb', '#export class\nx = 1')
+    with pytest.raises(ExportError, match="'class' is no name"): export_all(project.nbs, project.lib)
 
 def test_two_notebooks_that_claim_one_module(project):
     project.write('05_x.ipynb', '#export\nx = 1')

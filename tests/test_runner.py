@@ -5,7 +5,7 @@ import psutil
 import pytest
 from exp.nb_00 import ExportError, UserError
 from exp.pages import index_page, lesson_page, notebook_figures, replace_between, result_rows, results_markdown, write_pages
-from exp.runner import code_hash, pick_lessons, run_lessons, run_notebook, save_outputs
+from exp.runner import _shorten, code_hash, kernel_env, pick_lessons, run_lessons, run_notebook, save_outputs
 
 def kernels(of): return [p for p in psutil.process_iter(['cmdline', 'environ']) if 'ipykernel_launcher' in ' '.join(p.info['cmdline'] or []) and (p.info['environ'] or {}).get('EXP_TEST_MARK') == of]
 
@@ -40,6 +40,31 @@ def test_no_notebook_is_said_so(project):
     (project.nbs/'05_x.ipynb').write_text('hello')
     with pytest.raises(ExportError, match='05_x.ipynb: not a notebook'): run_notebook(project.nbs/'05_x.ipynb')
 
+def test_outputs_of_an_earlier_run_do_not_count(project):
+    path = project.write('05_x.ipynb', 'from exp.nb_00 import report\nreport("a run", accuracy=.99)', '1')
+    save_outputs(run_notebook(path))
+    nb = json.loads(path.read_text())
+    nb['cells'][0]['source'], nb['cells'][1]['source'], nb['cells'][1]['outputs'] = ['1/0'], ['2'], nb['cells'][0]['outputs']
+    path.write_text(json.dumps(nb))
+    o = run_notebook(path)
+    assert o.status == 'failed' and not o.records and not result_rows(o.nb, path)
+
+def test_the_last_error_is_the_one_shown(project):
+    path = project.write('05_x.ipynb', 'int("allowed to fail")', '1/0')
+    nb = json.loads(path.read_text())
+    nb['cells'][0]['metadata'] = dict(tags=['raises-exception'])
+    path.write_text(json.dumps(nb))
+    o = run_notebook(path)
+    assert 'cell 2 of 2' in o.error and 'ZeroDivisionError' in o.error and 'ValueError' not in o.error
+
+def test_relative_folders_in_the_environment_are_the_callers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('EXP_HOME', 'cache')
+    monkeypatch.setenv('EXP_MIRROR', os.pathsep.join(['a', '/b']))
+    env = kernel_env(tmp_path/'nbs', 'auto', 3, 'scratch')
+    assert env['EXP_HOME'] == str(tmp_path/'cache') and env['EXP_MIRROR'] == os.pathsep.join([str(tmp_path/'a'), '/b'])
+    assert env['EXP_DATA'] == 'auto' and env['OMP_NUM_THREADS'] == os.environ.get('OMP_NUM_THREADS', '3') and env['PYTHONPATH'].split(os.pathsep)[0] == str(tmp_path)
+
 def test_lessons_run_in_their_folder_on_the_data_asked_for(project):
     o = run_notebook(project.write('05_x.ipynb', 'import os; print(os.path.basename(os.getcwd()), os.environ["EXP_DATA"])'), data='auto')
     assert o.nb['cells'][0]['outputs'][0]['text'] == 'nbs auto\n'
@@ -54,6 +79,19 @@ def test_a_failed_lesson_does_not_end_the_run(project):
     paths = [project.write('01_a.ipynb', '1/0'), project.write('02_b.ipynb', '1')]
     assert [o.status for o in run_lessons(paths)] == ['failed', 'passed']
     assert [o.status for o in run_lessons(paths, jobs=2)] == ['failed', 'passed']
+
+def test_a_file_that_is_no_notebook_fails_alone(project):
+    paths = [project.write('01_a.ipynb', '1'), project.nbs/'02_b.ipynb']
+    paths[1].write_text('<<<<<<< HEAD')
+    outcomes = run_lessons(paths)
+    assert [o.status for o in outcomes] == ['passed', 'failed'] and 'not a notebook' in outcomes[1].error
+    assert write_pages(outcomes, project.root/'pages').exists()
+
+def test_a_link_to_a_notebook_runs(project):
+    (project.nbs/'02_b.ipynb').symlink_to(project.write('01_a.ipynb', '1'))
+    done = []
+    run_lessons([project.nbs/'02_b.ipynb'], on_done=lambda o: done.append(o.path.name))
+    assert done == ['02_b.ipynb']
 
 @pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM], ids=['ctrl-c', 'sigterm'])
 @pytest.mark.parametrize('jobs', [1, 2])
@@ -76,6 +114,14 @@ def test_outputs_are_saved_clean_and_stamped(project):
     text = ''.join(nb['cells'][1]['outputs'][0]['text'])
     assert str(project.root) not in text and str(Path.home()) not in text and 'object object' in text and ' at 0x' not in text
     assert nb['metadata']['exp']['code'] == code_hash(nb) and nb['cells'][1]['execution_count'] is None and nb['cells'][1]['id'] == 'c1'
+
+def test_windows_line_ends_can_be_saved(project):
+    path = project.write('05_x.ipynb', 'x = 1\r\nx')
+    save_outputs(run_notebook(path))
+    assert json.loads(path.read_text())['cells'][0]['outputs']
+
+def test_only_whole_folders_are_shortened():
+    assert _shorten(['/work/a.py /work2/b </td>'], {'/work': '.', '/': '~'}) == ['./a.py /work2/b </td>']
 
 def test_the_stamp_follows_code_and_only_code(project):
     path = project.write('05_x.ipynb', '# Title', 'x = 1')
@@ -103,7 +149,8 @@ def test_lessons_by_number_and_prefix(project):
     assert picked() == ['00_a', '02_b', '02a_c', '02b_d', '12_e']
     assert picked('02') == ['02_b'] and picked('12', '00') == ['00_a', '12_e'] and picked('02a') == ['02a_c'] and picked('0') == ['00_a', '02_b', '02a_c', '02b_d']
     assert picked('nbs/02b_d.ipynb') == ['02b_d']
-    with pytest.raises(UserError, match="no lesson is called '2c'"): picked('2c')
+    for unknown in ('2c', 'nbs/'):
+        with pytest.raises(UserError, match=f'no lesson is called {unknown!r}'): picked(unknown)
 
 PNG = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=='
 SHOW = f'''from IPython.display import display
