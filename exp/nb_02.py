@@ -10,26 +10,33 @@ def get_data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     "MNIST as `x_train, y_train, x_valid, y_valid`: float32 pixels in 0..1, a row of 784 an image; int64 labels 0..9."
     return load_mnist(untar_data(MNIST_URL))
 
-# %% ../nbs/02_fully_connected.ipynb #447f6545
+# %% ../nbs/02_fully_connected.ipynb #c462cf73
+def _as_float(t: Tensor) -> Tensor:
+    "`t` as floats if it holds whole numbers or bools, which wrap around and have no mean; else `t` itself."
+    return t.float() if isinstance(t, Tensor) and not (t.is_floating_point() or t.is_complex()) else t
+
+# %% ../nbs/02_fully_connected.ipynb #63425b0f
 def normalize(x: Tensor, m: float | Tensor, s: float | Tensor) -> Tensor:
-    """`(x-m)/s`, a new tensor; `m` and `s` broadcast, so they may be one number or one a column.
+    """`(x-m)/s`, a new tensor of floats; `m` and `s` broadcast, so they may be one number or one a column.
     Raises a `ValueError` where `s` isn't positive."""
     bad = ~(torch.as_tensor(s) > 0)
     if bad.any():
         raise ValueError(f'normalize: s must be positive, but {bad.sum().item()} of its {bad.numel()} values are not: drop those columns or use one s for all')
-    return (x - m) / s
+    return (_as_float(x) - m) / s
 
 # %% ../nbs/02_fully_connected.ipynb #b0520187
 def test_near_zero(a: float | Tensor, tol: float = 1e-3):
-    "Fail unless every element of `a` is less than `tol` away from 0; a `nan` fails too."
+    "Fail unless every element of `a` is less than `tol` away from 0; a `nan` fails too, and so does an `a` with no numbers in it."
     a = torch.as_tensor(a)
+    assert a.numel() and a.dtype != torch.bool, f'test_near_zero: no numbers to test in {list(a.shape)} of {a.dtype}'
     assert (a.abs() < tol).all(), f'not near zero: the farthest is {a.abs().max().item()} away, tol is {tol}'
 
 # %% ../nbs/02_fully_connected.ipynb #74b5ebb2
 def mse(output: Tensor, targ: Tensor) -> Tensor:
     """Mean of the squared differences. `output` has `targ`'s shape, or one more last axis of length 1 (`[n,1]` beside `[n]`).
-    Any other pair of shapes is a `ValueError`, since broadcasting would compare each output with every target."""
+    Any other pair of shapes is a `ValueError`, since broadcasting would compare each output with every target; so is having nothing to average."""
     if output.shape == (*targ.shape, 1): output = output.squeeze(-1)
     if output.shape != targ.shape:
         raise ValueError(f'mse: output is {list(output.shape)} and targ {list(targ.shape)}; they must have the same shape, but for a last axis of 1 in output')
-    return (output - targ).pow(2).mean()
+    if not targ.numel(): raise ValueError(f'mse: nothing to average, output and targ are {list(targ.shape)}')
+    return (_as_float(output) - targ).pow(2).mean()

@@ -10,8 +10,10 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 def accuracy(out: Tensor, yb: Tensor) -> Tensor:
     """The share of predictions that are right, as a 0-d tensor on `out`'s device.
 
-    `out` holds logits or probabilities `[n, classes, ...]`, `yb` integer labels `[n, ...]`.
-    Raises a `ValueError` where these shapes don't fit (they would broadcast) or there is nothing to average."""
+    `out` holds logits or probabilities `[n, classes, ...]`, `yb` integer labels `[n, ...]`. A `nan` counts as the largest, so that a model whose outputs are all `nan`
+    is taken to answer class 0: look at the loss as well.
+    Raises a `ValueError` where the class axis is missing or shorter than 2, where the shapes don't fit (they would broadcast), or there is nothing to average."""
+    if out.ndim < 2 or out.shape[1] < 2: raise ValueError(f'accuracy: out {list(out.shape)} needs a class axis of 2 or more, [n, classes, ...]')
     pred = out.argmax(dim=1)
     if pred.shape != yb.shape: raise ValueError(f'accuracy: out {list(out.shape)} needs labels {list(pred.shape)}, but yb is {list(yb.shape)}')
     if not pred.numel(): raise ValueError('accuracy: no predictions to average')
@@ -32,10 +34,14 @@ def get_dls(train_ds, valid_ds, bs: int, **kw) -> tuple[DataLoader, DataLoader]:
     """A shuffled training loader with batches of `bs`, and a validation loader in order with batches of `2*bs`.
 
     `kw` goes to both (`num_workers`, `collate_fn`, ...), but `drop_last` (default False: no item is left out) and `generator` only to the training loader.
-    Raises a `ValueError` for an empty dataset, a `bs` that isn't a whole number above 0, or a `drop_last` that would leave nothing to train on."""
+    Validation has a generator of its own, so that it leaves the global random numbers alone; random transforms in *its* workers therefore don't follow the global seed.
+    Raises a `ValueError` for an empty dataset, a `bs` that isn't a whole number above 0, a `drop_last` that would leave nothing to train on, or an order or batching in `kw`, which are fixed here."""
     for name, ds in dict(train_ds=train_ds, valid_ds=valid_ds).items():
         if len(ds) == 0: raise ValueError(f'get_dls: {name} is empty: look at how it was split')
-    if type(bs) is not int or bs < 1: raise ValueError(f'get_dls: bs must be a whole number from 1 on, not {bs!r}')
+    if not isinstance(bs, (int, np.integer)) or isinstance(bs, bool) or bs < 1: raise ValueError(f'get_dls: bs must be a whole number from 1 on, not {bs!r}')
+    bs = int(bs)
+    if fixed := kw.keys() & {'shuffle', 'sampler', 'batch_sampler', 'batch_size'}:
+        raise ValueError(f'get_dls: {", ".join(sorted(fixed))} is fixed here (training is shuffled, validation in order, by bs and 2*bs): for another, make a DataLoader of your own')
     only_train = {k: kw.pop(k) for k in ('drop_last', 'generator') if k in kw}
     if only_train.get('drop_last') and len(train_ds) < bs:
         raise ValueError(f'get_dls: drop_last=True drops all {len(train_ds)} training items, since one batch has {bs}: use a smaller bs, or drop_last=False')

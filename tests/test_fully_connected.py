@@ -59,6 +59,16 @@ def test_normalize_takes_bytes_and_passes_gradients():
     normalize(x, 0., 4.).sum().backward()
     assert x.grad.tolist() == [.25]*3
 
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int8, torch.int16, torch.int64, torch.bool], ids=str)
+@pytest.mark.parametrize('wrap', [int, torch.tensor], ids=['number', 'tensor'])
+def test_normalize_of_whole_numbers_does_not_wrap_around(dtype, wrap):
+    x = torch.tensor([0, 1, 100]).to(dtype)
+    torch.testing.assert_close(normalize(x, wrap(33), wrap(78)), (x.float() - 33)/78)
+
+def test_normalize_of_bytes_as_the_files_hold_them():
+    got = normalize(torch.tensor([0, 255], dtype=torch.uint8), 33, 78)
+    torch.testing.assert_close(got, torch.tensor([-33/78, 222/78]))
+
 
 # test_near_zero
 
@@ -83,6 +93,10 @@ def test_near_zero_takes_a_tolerance():
 
 def test_near_zero_takes_whole_numbers_and_tensors_with_gradient():
     near_zero(0); near_zero(torch.zeros(3, dtype=torch.int64)); near_zero(torch.zeros(2, requires_grad=True))
+
+@pytest.mark.parametrize('a', [[], torch.zeros(0), torch.zeros(3, 0), torch.tensor([False]), True], ids=str)
+def test_near_zero_does_not_pass_without_numbers(a):
+    with pytest.raises(AssertionError, match='no numbers to test'): near_zero(a)
 
 
 # mse
@@ -110,6 +124,15 @@ def test_mse_never_broadcasts(out, targ):
 def test_mse_at_the_seams(out, targ): assert mse(torch.full(out, 3.), torch.full(targ, 1.)).item() == 4
 
 def test_mse_takes_whole_number_targets(): assert mse(torch.tensor([[1.5], [2.]]), torch.tensor([1, 4])).item() == pytest.approx((.25 + 4)/2)
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int64], ids=str)
+def test_mse_of_two_whole_number_tensors_is_a_float_that_has_not_wrapped(dtype):
+    a, b = torch.tensor([0, 1]).to(dtype), torch.tensor([1, 1]).to(dtype)
+    assert mse(a, b).item() == mse(a[:, None], b).item() == .5
+
+@pytest.mark.parametrize('out, targ', [((0,), (0,)), ((0, 1), (0,)), ((3, 0), (3, 0))], ids=str)
+def test_mse_of_nothing_is_an_error(out, targ):
+    with pytest.raises(ValueError, match='nothing to average'): mse(torch.zeros(out), torch.zeros(targ))
 
 @slow_is_fine
 @given(st.integers(1, 8), seeds)

@@ -68,6 +68,12 @@ def test_accuracy_refuses_labels_that_do_not_fit(out, yb):
 def test_accuracy_of_nothing_is_an_error():
     with pytest.raises(ValueError, match='no predictions'): accuracy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
 
+@pytest.mark.parametrize('out', [(3,), (), (3, 1), (3, 0), (3, 1, 2)], ids=str)
+def test_accuracy_refuses_outputs_without_classes(out):
+    with pytest.raises(ValueError, match='class axis of 2 or more'): accuracy(torch.ones(out), torch.arange(3))
+
+def test_accuracy_takes_all_nan_for_class_0(): assert accuracy(torch.full((4, 3), float('nan')), torch.tensor([0, 1, 2, 0])) == .5
+
 def test_accuracy_needs_no_gradient_and_keeps_none():
     out = torch.randn(4, 3, requires_grad=True)
     assert not accuracy(out, torch.zeros(4, dtype=torch.long)).requires_grad
@@ -92,7 +98,7 @@ def test_an_empty_dataset_is_named(which):
     sets = dict(train_ds=numbered(3), valid_ds=numbered(3)) | {which: numbered(0)}
     with pytest.raises(ValueError, match=f'{which} is empty'): get_dls(**sets, bs=2)
 
-@pytest.mark.parametrize('bs', [0, -1, 2.0, None, '64', True])
+@pytest.mark.parametrize('bs', [0, -1, 2.0, None, '64', True, np.int64(0), np.bool_(True), np.float64(4)], ids=str)
 def test_a_batch_size_that_is_none_is_shown(bs):
     with pytest.raises(ValueError, match='bs must be a whole number'): get_dls(numbered(3), numbered(3), bs)
 
@@ -100,6 +106,18 @@ def test_a_batch_larger_than_the_data_is_the_whole_data():
     train, valid = get_dls(numbered(5), numbered(3), 1000)
     assert sorted(items(train)) == list(range(5)) and items(valid) == [0, 1, 2]
     assert len(train) == len(valid) == 1
+
+@pytest.mark.parametrize('dtype', [np.int32, np.int64, np.uint8])
+def test_a_numpy_batch_size_is_a_whole_number_too(dtype):
+    train, valid = get_dls(numbered(600), numbered(600), dtype(200))
+    assert (train.batch_size, valid.batch_size) == (200, 400)    # 400 is no uint8
+
+@pytest.mark.parametrize('kw', [dict(shuffle=False), dict(shuffle=True), dict(sampler=[0, 1]), dict(batch_sampler=[[0, 1]]), dict(batch_size=4)], ids=str)
+def test_order_and_batching_are_fixed(kw):
+    with pytest.raises(ValueError, match=f'{[*kw][0]} is fixed here'): get_dls(numbered(5), numbered(5), 2, **kw)
+
+def test_each_fixed_keyword_is_named():
+    with pytest.raises(ValueError, match='sampler, shuffle is fixed here'): get_dls(numbered(5), numbered(5), 2, shuffle=False, sampler=[0])
 
 def test_keywords_reach_both_loaders_and_an_unknown_one_is_an_error():
     for dl in get_dls(numbered(5), numbered(5), 2, collate_fn=len): assert set(dl) <= {1, 2, 4}
