@@ -14,7 +14,7 @@ class DataError(UserError):
     "A dataset can't be had as asked; the message names the file or folder, says why, and what to do."
 
 class NotAvailable(DataError):
-    "The data is out of reach just now (no network, no folder to write to): nothing is wrong with it."
+    "The data is out of reach (no network, a dead address, no folder to write to); it may be sound."
 
 # %% ../nbs/00a_datasets.ipynb #06d01a25
 def inner_name(name: str, archive: Path) -> str:
@@ -26,17 +26,20 @@ def inner_name(name: str, archive: Path) -> str:
 
 # %% ../nbs/00a_datasets.ipynb #9aa0f99b
 def _tar_guard(archive):
-    links = set()                                             # names that are links: nothing may be written through them
+    links = set()                                           # names that are links: nothing may be written through them
+    def refuse(member, why): raise DataError(f'{archive}: {member.name!r} is {why}: not unpacked')
     def guard(member, folder):
         name = inner_name(member.name, archive).casefold()
-        if any(p in links for p in itertools.accumulate(name.split('/'), '{}/{}'.format)): raise DataError(f'{archive}: {member.name!r} is reached through a link: not unpacked')
+        above = set(itertools.accumulate(name.split('/'), '{}/{}'.format))
+        if above & links: refuse(member, 'reached through a link')
         if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-            raise DataError(f'{archive}: {member.name!r} is a device or another special file: not unpacked')
+            refuse(member, 'a device or another special file')
         if member.issym():
             target = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname.replace('\\', '/')))
             inner_name('/' if member.linkname.startswith('/') else target, archive)
             links.add(name)
-        if member.islnk() and inner_name(member.linkname, archive).casefold() in links: raise DataError(f'{archive}: {member.name!r} is a link to a link: not unpacked')
+        if member.islnk() and inner_name(member.linkname, archive).casefold() in links:
+            refuse(member, 'a link to a link')
         return tarfile.data_filter(member, folder)
     return guard
 
@@ -53,13 +56,15 @@ def _unzip(archive, folder):
     with zipfile.ZipFile(archive) as z:
         for m in z.infolist():
             name, kind = inner_name(m.filename, archive), (m.external_attr >> 16) & 0o170000
-            if kind not in (0, 0o100000, 0o040000): raise DataError(f'{archive}: {m.filename!r} is a link or another special file: not unpacked')
-            if m.is_dir(): (folder/name).mkdir(parents=True, exist_ok=True); continue
-            (folder/name).parent.mkdir(parents=True, exist_ok=True)
+            if kind not in (0, 0o100000, 0o040000):
+                raise DataError(f'{archive}: {m.filename!r} is a link or another special file: not unpacked')
+            (folder/name if m.is_dir() else (folder/name).parent).mkdir(parents=True, exist_ok=True)
+            if m.is_dir(): continue
             with z.open(m) as src, open(folder/name, 'wb') as dst: shutil.copyfileobj(src, dst)
 
 # %% ../nbs/00a_datasets.ipynb #6992d793
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile, struct.error, EOFError, ValueError, OverflowError, RuntimeError)
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile, struct.error, EOFError,
+           ValueError, OverflowError, RuntimeError)
 
 @contextmanager
 def _naming(file, broken=_BROKEN):
@@ -70,7 +75,9 @@ def _naming(file, broken=_BROKEN):
 
 # %% ../nbs/00a_datasets.ipynb #783116c7
 def unpack(archive: str | Path, folder: str | Path) -> Path:
-    "Unpack the .zip, .tar, .tgz, .tar.gz, .tar.bz2 or .tar.xz `archive` into the new or empty `folder`, and return it; `DataError` if it is broken or leads out of it."
+    """Unpack the .zip, .tar, .tgz, .tar.gz, .tar.bz2 or .tar.xz `archive` into the new or empty `folder`; return that.
+
+    `DataError` if the archive is broken or leads out of the folder."""
     archive, folder = Path(archive), Path(folder)
     with _naming(archive):
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,12 +89,22 @@ def file_hash(path: str | Path, algorithm: str = 'sha256') -> str:
     "The hash of the file at `path` as hexadecimal text."
     with open(path, 'rb') as f: return hashlib.file_digest(f, algorithm).hexdigest()
 
+def _split_hash(known):
+    "`'md5:…'` as the name of the algorithm and the value; no name, or nothing at all, means SHA-256."
+    algorithm, _, value = (known or '').lower().rpartition(':')
+    if algorithm and (algorithm not in hashlib.algorithms_guaranteed or algorithm.startswith('shake')):
+        raise DataError(f'{known!r}: there is no kind of hash called {algorithm!r} here; write sha256:… or md5:…')
+    return algorithm or 'sha256', value
+
 def check_hash(path: str | Path, known: str | None) -> Path:
-    "`path`, if the file's hash is `known` (`'sha256:…'`, `'md5:…'`, or bare for SHA-256; None checks nothing); `DataError` otherwise."
-    algorithm, _, value = (known or '').rpartition(':')
+    """`path`, if the file's hash is `known` (`'sha256:…'`, `'md5:…'`, or bare for SHA-256; None checks nothing).
+
+    `DataError` if it isn't, or if `known` names an unknown kind of hash."""
+    algorithm, value = _split_hash(known)
     with _naming(path):
-        if known and (found := file_hash(path, algorithm or 'sha256')) != value.lower():
-            raise DataError(f'{path} is not the file it should be: its {algorithm or "sha256"} is {found}, not {value}; delete it and get it again')
+        if known and (found := file_hash(path, algorithm)) != value:
+            raise DataError(f'{path} is not the file it should be: its {algorithm} is {found}, not {value}; '
+                            'delete it and get it again')
     return Path(path)
 
 # %% ../nbs/00a_datasets.ipynb #d206ab47
@@ -95,42 +112,49 @@ def _listed_hash(file):
     "The SHA-256 that the `SHA256SUMS` beside `file` lists for it, or None."
     sums = file.parent/'SHA256SUMS'
     if not sums.is_file(): return None
-    rows = [l.split(maxsplit=1) for l in sums.read_text(encoding='utf-8').splitlines()]
-    return next((r[0] for r in rows if len(r) == 2 and r[1].strip().lstrip('*') == file.name), None)
+    try: rows = [l.split(maxsplit=1) for l in sums.read_text(encoding='utf-8-sig').splitlines()]
+    except UnicodeDecodeError as e:
+        raise DataError(f"{sums} is not UTF-8 text (PowerShell's '>' writes UTF-16): write it anew") from e
+    listed = {posixpath.normpath(r[1].strip().lstrip('*')): r[0] for r in rows if len(r) == 2}
+    return listed.get(file.name) or next((h for n, h in listed.items() if posixpath.basename(n) == file.name), None)
 
 # %% ../nbs/00a_datasets.ipynb #954765be
 _MARKER = '.exp.json'
 
 def read_marker(folder: str | Path) -> dict | None:
-    "What the marker in `folder` says about its data (name, source, …), or None if there is no readable one: such a folder is not used."
+    "What the marker in `folder` says about its data (name, source, …), or None if there is none to be read: not ours."
     try: found = json.loads((Path(folder)/_MARKER).read_text(encoding='utf-8'))
     except (OSError, ValueError): return None
     return found if isinstance(found, dict) and 'source' in found else None
 
 # %% ../nbs/00a_datasets.ipynb #0feb52d2
 def _put(new, dest, room):
-    "Give the finished folder `new` its name `dest`; one that stands there goes (marked: it is ours), or moves aside (unmarked: it may be yours)."
+    "Give the finished folder `new` its name `dest`; one that has it goes (marked: ours) or aside (unmarked: yours?)."
     if dest.exists() and read_marker(dest) is None:
         aside = next(p for i in range(1, 1000) if not (p := dest.with_name(f'{dest.name}.unmarked-{i}')).exists())
         os.rename(dest, aside)
         print(f'{dest} was not made by untar_data, or not to its end: it is now {aside.name}, beside it')
-    if dest.exists(): os.rename(dest, room/'old')
-    try: os.rename(new, dest)
-    except OSError:
-        if (room/'old').exists(): os.rename(room/'old', dest)
+    try:
+        if dest.exists(): os.rename(dest, room/'old')
+        os.rename(new, dest)
+    except BaseException:                                   # Ctrl-C, too: the old folder must not go with the room
+        if (room/'old').exists() and not dest.exists(): os.rename(room/'old', dest)
         raise
 
 @contextmanager
 def new_folder(dest: str | Path, marker: dict):
-    "Lends an empty folder; when the block ends well it becomes `dest`, with `marker` in it, and when it doesn't nothing is left. Only for one process at a time."
+    """Lends an empty folder; when the block ends well it becomes `dest`, with `marker` in it; else nothing is left.
+
+    `marker` needs a `source`; its `name` is the folder's unless it has one. For one process or thread at a time."""
     dest = Path(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
-    for old in [o for o in dest.parent.iterdir() if o.name.startswith(f'.{dest.name}.') and o.suffix == '.tmp']: shutil.rmtree(old, ignore_errors=True)
+    rooms = re.compile(rf'\.{re.escape(dest.name)}\.[^.]+\.tmp')   # of v1, say; not of v1.5, which may be in use
+    for old in [o for o in dest.parent.iterdir() if rooms.fullmatch(o.name)]: shutil.rmtree(old, ignore_errors=True)
     room = Path(tempfile.mkdtemp(dir=dest.parent, prefix=f'.{dest.name}.', suffix='.tmp'))
     try:
         (new := room/dest.name).mkdir()
         yield new
-        (new/_MARKER).write_text(json.dumps(marker, indent=1, sort_keys=True), encoding='utf-8')
+        (new/_MARKER).write_text(json.dumps(dict(name=dest.name) | marker, indent=1, sort_keys=True), encoding='utf-8')
         _put(new, dest, room)
     finally: shutil.rmtree(room, ignore_errors=True)
 
@@ -146,13 +170,16 @@ def _locked(dest):
             print(f'another process is making {dest.name}: waiting for it')
             lock.acquire()
     except OSError as e:
-        raise NotAvailable(f'{dest.parent} can not be written to ({e.strerror or e}): set EXP_HOME to a folder where data may be kept') from e
+        raise NotAvailable(f'{dest.parent} can not be written to ({e.strerror or e}): '
+                           'set EXP_HOME to a folder where data may be kept') from e
     try: yield
     finally: lock.release()
 
 # %% ../nbs/00a_datasets.ipynb #765404fb
 def make_once(dest: Path, marker: dict, fill, force: bool = False) -> Path:
-    "The folder `dest`, made by `fill(folder)` unless it stands there with a marker (`force` makes it anew); safe with many processes, all or nothing."
+    """The folder `dest`, made by `fill(folder)` unless it stands there with a marker (`force` makes it anew).
+
+    Safe with many processes, all or nothing."""
     dest = Path(dest)
     if read_marker(dest) and not force: return dest
     with _locked(dest):
@@ -164,7 +191,7 @@ def make_once(dest: Path, marker: dict, fill, force: bool = False) -> Path:
 MODES = 'auto', 'full', 'sample'
 
 def data_mode(mode: str | None = None) -> str:
-    "`mode` if given, else `$EXP_DATA`, else `'auto'` (`'sample'` where `$IN_TEST` is set): one of 'auto', 'full' and 'sample'."
+    "'auto', 'full' or 'sample': `mode` if given, else `$EXP_DATA`, else `'auto'` (`'sample'` where `$IN_TEST` is set)."
     mode = mode or os.environ.get('EXP_DATA') or ('sample' if os.environ.get('IN_TEST') else 'auto')
     if mode not in MODES: raise ValueError(f'EXP_DATA={mode!r}: it is one of {", ".join(MODES)}')
     return mode
@@ -173,7 +200,8 @@ def data_mode(mode: str | None = None) -> str:
 def data_home() -> Path:
     "The folder that holds all data: `$EXP_HOME`, or this user's cache folder on this system."
     import platformdirs
-    return Path(os.environ.get('EXP_HOME') or platformdirs.user_cache_dir('dl-from-foundations')).expanduser().absolute()
+    folder = os.environ.get('EXP_HOME') or platformdirs.user_cache_dir('dl-from-foundations')
+    return Path(folder).expanduser().absolute()
 
 # %% ../nbs/00a_datasets.ipynb #364ad3a5
 _S3 = 'https://s3.amazonaws.com/fast-ai-'
@@ -206,7 +234,9 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataInfo:
-    "A row of the registry: `name` is the folder's name too, `mb` the size of the download, `sample` who makes the built-in sample (`'module:function'`)."
+    """A row of the registry: all about a dataset that code needs to know.
+
+    `name` is the folder's name too, `mb` the download's size, `sample` its sample's maker (`'module:function'`)."""
     name: str
     url: str
     files: tuple[DataFile, ...]
@@ -218,20 +248,26 @@ class DataInfo:
     local: Path | None = None # a folder on this machine that holds the archive
 
 # %% ../nbs/00a_datasets.ipynb #92bc2924
-def _archive(name, url, *more, **kw): return DataInfo(name, url, (DataFile(url.rpartition('/')[2], (url, *more)),), **kw)
+def _archive(name, url, *more, **kw):
+    return DataInfo(name, url, (DataFile(url.rpartition('/')[2], (url, *more)),), **kw)
 
 def _mnist():
     "MNIST's row: four files from two public copies; the hashes are the published ones."
     bases = URLs.MNIST, 'https://storage.googleapis.com/cvdf-datasets/mnist/'
-    hashes = {'train-images-idx3-ubyte.gz': 'md5:f68b3c2dcbeaaa9fbdd348bbdeb94873', 'train-labels-idx1-ubyte.gz': 'md5:d53e105ee54ea40749a09fcbcd1e9432',
-              't10k-images-idx3-ubyte.gz': 'md5:9fb629c4189551a2d022fa330f9573f3', 't10k-labels-idx1-ubyte.gz': 'md5:ec29112dd5afa0611ce80d1b7f02629c'}
+    hashes = {'train-images-idx3-ubyte.gz': 'md5:f68b3c2dcbeaaa9fbdd348bbdeb94873',
+              'train-labels-idx1-ubyte.gz': 'md5:d53e105ee54ea40749a09fcbcd1e9432',
+              't10k-images-idx3-ubyte.gz': 'md5:9fb629c4189551a2d022fa330f9573f3',
+              't10k-labels-idx1-ubyte.gz': 'md5:ec29112dd5afa0611ce80d1b7f02629c'}
     files = tuple(DataFile(f, tuple(b + f for b in bases), h) for f, h in hashes.items())
-    return DataInfo('mnist', URLs.MNIST, files, mb=12, licence='free for research', sample='exp.samples:make_mnist', needs=('numpy', 'scikit-learn'))
+    return DataInfo('mnist', URLs.MNIST, files, mb=12, licence='free for research', sample='exp.samples:make_mnist',
+                    needs=('numpy', 'scikit-learn'))
 
 # %% ../nbs/00a_datasets.ipynb #4a95244b
 _letters = dict(licence="ImageNet's terms: research", needs=('numpy', 'scikit-learn', 'matplotlib', 'pillow'))
-_texts = ('numpy', 'scipy', 'pandas', 'matplotlib', 'scikit-learn', 'torch')
-_smerity = 'https://wikitext.smerity.com/wikitext-'
+_pets = _letters | dict(licence='CC BY-SA 4.0')
+_texts = dict(licence='research; cite Maas et al. 2011',
+              needs=('numpy', 'scipy', 'pandas', 'matplotlib', 'scikit-learn', 'torch'))
+_smerity, _wiki = 'https://wikitext.smerity.com/wikitext-', 'exp.samples:make_wikitext'
 
 DATASETS = (
     _mnist(),
@@ -241,10 +277,10 @@ DATASETS = (
     _archive('imagewoof2-160', URLs.IMAGEWOOF_160, mb=93, sample='exp.samples:make_imagewoof_160', **_letters),
     _archive('imagewoof2-320', URLs.IMAGEWOOF_320, mb=328, sample='exp.samples:make_imagewoof_320', **_letters),
     _archive('imagewoof2', URLs.IMAGEWOOF, mb=1343, sample='exp.samples:make_imagewoof', **_letters),
-    _archive('oxford-iiit-pet', URLs.PETS, mb=812, sample='exp.samples:make_pets', **(_letters | dict(licence='CC BY-SA 4.0'))),
-    _archive('imdb', URLs.IMDB, mb=144, licence='research; cite Maas et al. 2011', sample='exp.samples:make_imdb', needs=_texts),
-    _archive('wikitext-2', URLs.WIKITEXT_2, f'{_smerity}2-v1.zip', mb=4.5, licence='CC BY-SA', sample='exp.samples:make_wikitext'),
-    _archive('wikitext-103', URLs.WIKITEXT_103, f'{_smerity}103-v1.zip', mb=190, licence='CC BY-SA', sample='exp.samples:make_wikitext'),
+    _archive('oxford-iiit-pet', URLs.PETS, mb=812, sample='exp.samples:make_pets', **_pets),
+    _archive('imdb', URLs.IMDB, mb=144, sample='exp.samples:make_imdb', **_texts),
+    _archive('wikitext-2', URLs.WIKITEXT_2, f'{_smerity}2-v1.zip', mb=4.5, licence='CC BY-SA', sample=_wiki),
+    _archive('wikitext-103', URLs.WIKITEXT_103, f'{_smerity}103-v1.zip', mb=190, licence='CC BY-SA', sample=_wiki),
     _archive('ml-latest-small', URLs.ML_LATEST_SMALL, mb=1, licence='research, non-commercial'),
     _archive('adult_sample', URLs.ADULT_SAMPLE, mb=1, licence='CC BY 4.0'),
     _archive('camvid_tiny', URLs.CAMVID_TINY, mb=2.3, licence='CC BY-NC'),
@@ -254,7 +290,9 @@ DATASETS = (
 def _stem(file): return re.sub(r'\.(tar(\.\w+)?|tgz|zip|\w{1,4})$', '', file) or file
 
 def find_data(what: str | Path | DataInfo) -> DataInfo:
-    "The registry's row for an address, a name (`'mnist'`, `'imagenette_160'`), or a new row for any other address or file of an archive; a row stays itself."
+    """The registry's row for an address or a name (`'mnist'`, `'imagenette_160'`); a row stays itself.
+
+    Any other address or file of an archive gets a new row. `DataError` for anything else."""
     if isinstance(what, DataInfo): return what
     text = str(what)
     by_name = {k.lower(): v for k, v in vars(URLs).items() if k[0] != '_'}
@@ -263,11 +301,14 @@ def find_data(what: str | Path | DataInfo) -> DataInfo:
         if text.lower() == d.name or url.rstrip('/') == d.url.rstrip('/'): return d
     if Path(text).is_file():
         file = Path(text).absolute()
-        return DataInfo(_stem(file.name), file.name, (DataFile(file.name, ()),), folder=f'by-file/{file_hash(file)[:12]}/{_stem(file.name)}', local=file.parent)
+        folder = f'by-file/{file_hash(file)[:12]}/{_stem(file.name)}'
+        return DataInfo(_stem(file.name), file.name, (DataFile(file.name, ()),), folder=folder, local=file.parent)
     name = posixpath.basename(urlsplit(text).path)
     if urlsplit(text).scheme not in ('http', 'https') or not name:
-        raise DataError(f'{text!r} is no file, no address (https://…), and no dataset; these are: {", ".join(d.name for d in DATASETS)}')
-    return DataInfo(_stem(name), text, (DataFile(name, (text,)),), folder=f'by-url/{hashlib.sha256(text.encode()).hexdigest()[:12]}/{_stem(name)}')
+        known = ', '.join(d.name for d in DATASETS)
+        raise DataError(f'{text!r} is no file, no address (https://…), and no dataset; these are: {known}')
+    folder = f'by-url/{hashlib.sha256(text.encode()).hexdigest()[:12]}/{_stem(name)}'
+    return DataInfo(_stem(name), text, (DataFile(name, (text,)),), folder=folder)
 
 # %% ../nbs/00a_datasets.ipynb #a82a695f
 def data_folder(data: DataInfo) -> Path:
@@ -275,7 +316,7 @@ def data_folder(data: DataInfo) -> Path:
     return data_home()/'data'/(data.folder or data.name)
 
 def sample_versions(data: DataInfo) -> dict[str, str]:
-    "What decides the bytes of the sample: Python, the installed packages that it is made from, and the compression libraries."
+    "What decides the bytes of the sample: Python, the packages that it is made from, and the compression libraries."
     from importlib.metadata import version
     found = dict(python='.'.join(map(str, sys.version_info[:3])), **{p: version(p) for p in data.needs})
     if 'pillow' in found:
@@ -291,8 +332,9 @@ def sample_folder(data: DataInfo) -> Path:
 
 # %% ../nbs/00a_datasets.ipynb #a6bd623b
 def mirror_files(data: DataInfo) -> list[Path]:
-    "The files of `data` in the folders of `$EXP_MIRROR` (or in its own folder, if it is a file of yours); empty unless all of them are there."
-    folders = [data.local] if data.local else [Path(o).expanduser().absolute() for o in os.environ.get('EXP_MIRROR', '').split(os.pathsep) if o]
+    "The files of `data` in the folders of `$EXP_MIRROR` (of a file of yours: in its own); empty unless all are there."
+    listed = [o for o in os.environ.get('EXP_MIRROR', '').split(os.pathsep) if o]
+    folders = [data.local] if data.local else [Path(o).expanduser().absolute() for o in listed]
     found = [next((d/f.name for d in folders if (d/f.name).is_file()), None) for f in data.files]
     return found if all(found) else []
 
@@ -334,67 +376,91 @@ class _Bar:
     def close(self): pass
 
 # %% ../nbs/00a_datasets.ipynb #7fa3f076
+def _reason(e):
+    "Why a download failed, in a few words: the answer's code and text (404 Not Found), or the kind of error."
+    answer = getattr(e, 'response', None)
+    return type(e).__name__ if answer is None else f'{answer.status_code} {answer.reason}'.strip()
+
 def download(file: DataFile, folder: Path, known_hash: str | None = None) -> Path:
-    "`file` in `folder`, from the first of its addresses that answers, its hash checked. `NotAvailable` if none does; nothing half-written stays."
+    """`file` in `folder`, from the first of its addresses that gives it, its hash checked.
+
+    `NotAvailable` if none does, with each one's reason; nothing half-written stays."""
     import pooch, requests
     pooch.get_logger().setLevel('WARNING')
-    known, failed = known_hash or file.hash, []
+    known, failed = known_hash or file.hash, {}
     for url in file.urls:
         get = pooch.HTTPDownloader(progressbar=_Bar(file.name), chunk_size=1 << 16, timeout=(4, 30))
         try:
-            with _naming(url): return check_hash(pooch.retrieve(url, None, fname=file.name, path=folder, downloader=get), known)
+            with _naming(url):
+                return check_hash(pooch.retrieve(url, None, fname=file.name, path=folder, downloader=get), known)
         except DataError as e:
             (folder/file.name).unlink(missing_ok=True)
-            if not isinstance(e.__cause__, requests.exceptions.RequestException): raise DataError(f'{e} (from {url})') from e
-            failed.append(f'{urlsplit(url).netloc} ({type(e.__cause__).__name__})')
-    raise NotAvailable(f'{file.name} could not be downloaded from {", ".join(failed)}: is there a network?')
+            if not isinstance(e.__cause__, requests.RequestException): raise DataError(f'{e} (from {url})') from e
+            failed[url] = e.__cause__
+    tried = ', '.join(f'{urlsplit(url).netloc} ({_reason(e)})' for url, e in failed.items())
+    silent = all(isinstance(e, (requests.ConnectionError, requests.Timeout)) for e in failed.values())
+    raise NotAvailable(f'{file.name} could not be downloaded from {tried}{": is there a network?" if silent else ""}')
 
 # %% ../nbs/00a_datasets.ipynb #042c8c53
 def _real(data, force=False, known_hash=None):
-    dest, marker = data_folder(data), dict(name=data.name, url=data.url, licence=data.licence)
-    if read_marker(dest) and not force: return dest
-    if files := mirror_files(data):
-        def fill(folder): fill_from([check_hash(f, known_hash or _listed_hash(f)) for f in files], folder)
-        return make_once(dest, marker | dict(source='file' if data.local else 'mirror'), fill, force)
-    def fill(folder):
-        (room := folder.parent/'download').mkdir()
-        fill_from([download(f, room, known_hash) for f in data.files], folder)
-    return make_once(dest, marker | dict(source='download'), fill, force)
+    dest, (algorithm, value) = data_folder(data), _split_hash(known_hash)
+    marker = dict(name=data.name, url=data.url, licence=data.licence)
+    if force or not read_marker(dest):
+        local = mirror_files(data)
+        marker['source'] = 'file' if data.local else 'mirror' if local else 'download'
+        def fill(folder):
+            (room := folder.parent/'download').mkdir()
+            files = [check_hash(f, known_hash or _listed_hash(f)) for f in local]
+            files = files or [download(f, room, known_hash) for f in data.files]
+            marker['hashes'] = [f'{algorithm}:{file_hash(f, algorithm)}' for f in files]
+            fill_from(files, folder)
+        make_once(dest, marker, fill, force)
+    had = read_marker(dest).get('hashes', [])
+    if known_hash and had != [f'{algorithm}:{value}']:
+        raise DataError(f'{dest} was made from a file whose hash is {", ".join(had) or "not known"}, '
+                        f'not {algorithm}:{value}: force=True gets it again')
+    return dest
 
 def _sample(data, force=False):
-    if not data.sample: raise DataError(f'{data.name} has no built-in sample: set EXP_DATA=auto or EXP_DATA=full for the real data')
+    if not data.sample:
+        raise DataError(f'{data.name} has no built-in sample: set EXP_DATA=auto or EXP_DATA=full for the real data')
     module, _, maker = data.sample.partition(':')
     marker = dict(name=data.name, source='sample', versions=sample_versions(data))
     return make_once(sample_folder(data), marker, getattr(importlib.import_module(module), maker), force)
 
 # %% ../nbs/00a_datasets.ipynb #6ae28158
-_FROM = dict(mirror='the real data, from a mirror', download='the real data, from its public address', file='from an archive of yours', sample='the built-in sample')
+_FROM = dict(mirror='the real data, from a mirror', download='the real data, from its public address',
+             file='from an archive of yours', sample='the built-in sample')
 
 def _notice(path, why=''):
     m = read_marker(path)
-    hint = ' (for the real data: EXP_DATA=auto, or `exp run --data auto`)' if m['source'] == 'sample' and not why else ''
-    print(f'{m["name"]}: {_FROM.get(m["source"], m["source"])}{hint}{why and f", because {why}"}')
+    if why: why = f', because {why}'
+    elif m['source'] == 'sample': why = ' (for the real data: EXP_DATA=auto, or `exp run --data auto`)'
+    print(f'{m["name"]}: {_FROM.get(m["source"], m["source"])}{why}')
     return path
 
 # %% ../nbs/00a_datasets.ipynb #cba816b6
-def untar_data(url: str | Path | DataInfo, mode: str | None = None, force: bool = False, known_hash: str | None = None) -> Path:
-    """The folder with the dataset at `url`: an address in `URLs`, a dataset's name, or any address or file of a .tgz, .tar.gz or .zip.
+def untar_data(url: str | Path | DataInfo, mode: str | None = None, force: bool = False,
+               known_hash: str | None = None) -> Path:
+    """The folder with the dataset at `url`: an address in `URLs`, a dataset's name, any address or file of an archive.
 
-    Looks in the cache, in `$EXP_MIRROR`, at the public address, and makes the built-in sample, as `mode` (default: `data_mode()`) says; `force` gets or makes it
-    anew. `known_hash` (`'sha256:…'`) is checked before anything is unpacked. Raises `DataError`, and leaves the cache as it was, where the data is broken or
-    not to be had."""
+    Looks in the cache, in `$EXP_MIRROR`, at the public address, and makes the built-in sample, as `mode` (default:
+    `data_mode()`) says; `force` gets or makes it anew. `known_hash` (`'sha256:…'`) is the hash of the real data's one
+    file: checked before it is unpacked, and when the cache answers. Raises `DataError`, and leaves the cache as it was,
+    where the data is broken or not to be had."""
     data, mode = find_data(url), data_mode(mode)
     if mode == 'sample': return _notice(_sample(data, force))
     try: return _notice(_real(data, force, known_hash))
     except NotAvailable as e:
-        if mode == 'full' or not data.sample: raise NotAvailable(f'{e} (not in the cache either, nor in EXP_MIRROR={os.environ.get("EXP_MIRROR", "")!r})') from e
+        elsewhere = f'not in the cache either, nor in EXP_MIRROR={os.environ.get("EXP_MIRROR", "")!r}'
+        if mode == 'full' or not data.sample: raise NotAvailable(f'{e} ({elsewhere})') from e
         return _notice(_sample(data), why=str(e))
 
 datasets = SimpleNamespace(URLs=URLs, untar_data=untar_data)
 
 # %% ../nbs/00a_datasets.ipynb #2df4c379
 def find_marker(path: str | Path) -> dict:
-    "The marker of the dataset that `path` is in, from `path` upwards; for a folder of your own: its name and the source 'own folder'."
+    "The marker of the dataset that `path` is in, from `path` upwards; a folder of yours has the source 'own folder'."
     path = Path(path).absolute()
     return next((m for p in [path, *path.parents] if (m := read_marker(p))), dict(name=path.name, source='own folder'))
 
@@ -406,36 +472,44 @@ def is_sample(path: str | Path) -> bool:
 _IDX = {8: '>u1', 9: '>i1', 11: '>i2', 12: '>i4', 13: '>f4', 14: '>f8'}   # third byte -> type of the numbers
 
 def read_idx(path: str | Path) -> np.ndarray:
-    "The array in an idx file, gzipped (`.gz`) or plain: uint8 [n, 28, 28] for MNIST's images. `DataError` names a file that is cut off or something else."
+    """The array in an idx file, gzipped (`.gz`) or plain: uint8 [n, 28, 28] for MNIST's images.
+
+    `DataError` names a file that is cut off or something else."""
     path = Path(path)
     with _naming(path), (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as f: data = f.read()
-    if len(data) < 4 or data[:2] != b'\0\0' or data[2] not in _IDX: raise DataError(f'{path} is no idx file: it starts with {data[:4].hex(" ")!r}')
+    if len(data) < 4 or data[:2] != b'\0\0' or data[2] not in _IDX:
+        raise DataError(f'{path} is no idx file: it starts with {data[:4].hex(" ")!r}')
     dtype, start = np.dtype(_IDX[data[2]]), 4 + 4*data[3]
     shape = struct.unpack(f'>{data[3]}I', data[4:start].ljust(4*data[3], b'\0'))
     if len(data) != start + math.prod(shape)*dtype.itemsize:
-        raise DataError(f'{path} is broken or cut off: its header says {shape} numbers of {dtype.itemsize} byte(s), but {max(len(data) - start, 0)} bytes follow')
+        raise DataError(f'{path} is broken or cut off: its header says {shape} numbers of {dtype.itemsize} byte(s), '
+                        f'but {max(len(data) - start, 0)} bytes follow')
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder('='))
 
 # %% ../nbs/00a_datasets.ipynb #d0e9b8ab
 def write_idx(path: str | Path, a: np.ndarray) -> None:
-    "Write `a` (8 to 32-bit integers or floats that idx knows) to `path`; gzipped if it ends in `.gz`, the same bytes each time."
+    "Write `a` (8 to 32-bit integers or floats that idx knows) to `path`; gzipped for `.gz`, the same bytes each time."
     a = np.asarray(a)
     code = next((c for c, t in _IDX.items() if np.dtype(t).newbyteorder('=') == a.dtype), None)
-    if code is None: raise ValueError(f'idx files hold {", ".join(np.dtype(t).name for t in _IDX.values())}, not {a.dtype}')
+    if code is None:
+        raise ValueError(f'idx files hold {", ".join(np.dtype(t).name for t in _IDX.values())}, not {a.dtype}')
     data = bytes([0, 0, code, a.ndim]) + struct.pack(f'>{a.ndim}I', *a.shape) + a.astype(_IDX[code]).tobytes()
     Path(path).write_bytes(gzip.compress(data, 6, mtime=0) if Path(path).suffix == '.gz' else data)
 
 # %% ../nbs/00a_datasets.ipynb #2220a21a
 class TextTable:
     "Rows of texts that show as a table in a notebook and as lines elsewhere; long texts are cut."
-    def __init__(self, columns: list[str], rows: list[list], width: int = 300): self.columns, self.rows, self.width = columns, rows, width
+    def __init__(self, columns: list[str], rows: list[list], width: int = 300):
+        self.columns, self.rows, self.width = columns, rows, width
     def _cut(self, v): return s if len(s := str(v)) <= self.width else s[:self.width] + '…'
-    def __repr__(self): return '\n'.join(' | '.join(self._cut(v).replace('\n', ' ') for v in r) for r in [self.columns, *self.rows])
+    def __repr__(self):
+        return '\n'.join(' | '.join(self._cut(v).replace('\n', ' ') for v in r) for r in [self.columns, *self.rows])
     def _repr_html_(self):
         from html import escape
-        head = ''.join(f'<th style="text-align:left">{escape(c)}</th>' for c in self.columns)
-        body = ''.join('<tr>' + ''.join(f'<td style="text-align:left;vertical-align:top">{escape(self._cut(v))}</td>' for v in r) + '</tr>' for r in self.rows)
-        return f'<table><tr>{head}</tr>{body}</table>'
+        def cells(kind, row): return ''.join(f'<{kind} style="{style}">{escape(self._cut(v))}</{kind}>' for v in row)
+        style = 'text-align:left;vertical-align:top'
+        body = ''.join(f'<tr>{cells("td", r)}</tr>' for r in self.rows)
+        return f'<table><tr>{cells("th", self.columns)}</tr>{body}</table>'
 
 # %% ../nbs/00a_datasets.ipynb #d6c11fce
 def _grid(images, titles, columns=8, size=1.15):
@@ -457,25 +531,31 @@ def _image_label(file):
 def _some(items, n, seed): return [items[i] for i in sorted(np.random.default_rng(seed).permutation(len(items))[:n])]
 
 def show_sample(path: str | Path, n: int = 16, seed: int = 0):
-    "A figure (images) or a table (texts, tokens, rows) with `n` random items of the dataset in the folder `path`, for a notebook to show."
+    "A figure (images) or a table (texts, tokens, rows) of `n` random items in a dataset's folder, to be shown."
     path = Path(path)
     files = sorted(f for f in path.rglob('*') if f.is_file() and not f.name.startswith('.'))
     if idx := [f for f in files if 'images-idx3' in f.name]:
         x, y = read_idx(idx[-1]), read_idx(idx[-1].with_name(idx[-1].name.replace('images-idx3', 'labels-idx1')))
         which = _some(range(len(x)), n, seed)
         return _grid(x[which], y[which])
-    if images := [f for f in files if f.suffix.lower() in ('.jpg', '.jpeg', '.png')]: return _image_grid(_some(images, n, seed))
-    if not (texts := [f for f in files if f.suffix in ('.txt', '.tokens', '.csv')]): raise DataError(f'{path} holds no images, texts or tables to show')
-    if len(texts) > 50: return TextTable(['file', 'text'], [[f.relative_to(path).as_posix(), _head(f)] for f in _some(texts, n, seed)])
-    return TextTable(['file', 'starts with'], [[f.relative_to(path).as_posix(), _head(f)] for f in texts], width=600)
+    images = [f for f in files if f.suffix.lower() in ('.jpg', '.jpeg', '.png')]
+    texts = [f for f in files if f.suffix in ('.txt', '.tokens', '.csv')]
+    if images: return _image_grid(_some(images, n, seed))
+    if not texts: raise DataError(f'{path} holds no images, texts or tables to show')
+    def rows(files): return [[f.relative_to(path).as_posix(), _head(f)] for f in files]
+    if len(texts) > 50: return TextTable(['file', 'text'], rows(_some(texts, n, seed)))
+    return TextTable(['file', 'starts with'], rows(texts), width=600)
 
 # %% ../nbs/00a_datasets.ipynb #8d6ec08e
 def _head(file, n=2000):
     with open(file, encoding='utf-8', errors='replace') as f: return f.read(n)
 
-def _image_grid(files):
+def _pixels(file):
+    "What matplotlib can draw of an image of any kind: grey as it is, all else (palettes, CMYK, transparency) as RGB."
     from PIL import Image
-    return _grid([np.asarray(Image.open(f)) for f in files], [_image_label(f) for f in files])
+    with Image.open(file) as im: return np.asarray(im if im.mode in ('L', 'I', 'I;16', 'F') else im.convert('RGB'))
+
+def _image_grid(files): return _grid([_pixels(f) for f in files], [_image_label(f) for f in files])
 
 # %% ../nbs/00a_datasets.ipynb #3c9d2219
 def default_device():
@@ -486,34 +566,44 @@ def default_device():
     found = re.fullmatch(r'(cpu|cuda|mps)(?::(\d+))?', name)
     here = dict(cpu=1, cuda=torch.cuda.device_count() if torch.cuda.is_available() else 0, mps=int(mps))
     if not found or int(found[2] or 0) >= here[found[1]]:
-        raise ValueError(f'EXP_DEVICE={name!r}: this machine has ' + ', '.join(f'{n} {k}' for k, n in here.items() if n) + ' (write cpu, cuda, cuda:1, mps or nothing)')
+        has = ', '.join(f'{n} {k}' for k, n in here.items() if n)
+        raise ValueError(f'EXP_DEVICE={name!r}: this machine has {has} (write cpu, cuda, cuda:1, mps or nothing)')
     return torch.device(name)
 
 # %% ../nbs/00a_datasets.ipynb #27a98246
 def pick_size(path: str | Path, *, full, cpu, sample):
-    "`sample` if `path` is a built-in sample; for real data `full` where `default_device()` is an accelerator and `cpu` where it is the CPU."
+    """`sample` if `path` is a built-in sample.
+
+    For real data: `full` where `default_device()` is an accelerator, and `cpu` where it is the CPU."""
     if is_sample(path): return sample
     return cpu if default_device().type == 'cpu' else full
 
 # %% ../nbs/00a_datasets.ipynb #4d519ff9
 def _versions():
     from importlib.metadata import version
-    return dict(python='.'.join(map(str, sys.version_info[:3])), **{p: version(p) for p in ('numpy', 'torch') if p in sys.modules})
+    packages = {p: version(p) for p in ('numpy', 'torch') if p in sys.modules}
+    return dict(python='.'.join(map(str, sys.version_info[:3])), **packages)
 
 def ran_on(*paths: str | Path, **sizes) -> None:
-    "Show and record what a notebook ran on: the datasets at `paths` and their sources, `sizes` (`train=50000`), device, versions, seconds since its process began."
+    """Show and record what a notebook ran on: the datasets at `paths`, with their sources, and `sizes` (`train=50000`).
+
+    And the device, the versions, and the seconds since its process began."""
     import psutil
     data = {m['name']: m['source'] for m in map(find_marker, paths)}
     device = str(default_device()) if 'torch' in sys.modules else 'cpu'
     seconds = round(time.time() - psutil.Process().create_time(), 1)
     record = dict(kind='ran_on', data=data, sizes=sizes, device=device, versions=_versions(), seconds=seconds)
-    rows = dict(data=', '.join(f'{k} ({v})' for k, v in data.items()) or 'none', sizes=', '.join(f'{k} {v:,}' if isinstance(v, int) else f'{k} {v}' for k, v in sizes.items()),
-                device=f'{device}, {os.cpu_count()} CPU cores', versions=', '.join(f'{k} {v}' for k, v in record['versions'].items()), time=f'{seconds:.0f} s')
+    rows = dict(data=', '.join(f'{k} ({v})' for k, v in data.items()) or 'none',
+                sizes=', '.join(f'{k} {v:,}' if isinstance(v, int) else f'{k} {v}' for k, v in sizes.items()),
+                device=f'{device}, {os.cpu_count()} CPU cores',
+                versions=', '.join(f'{k} {v}' for k, v in record['versions'].items()), time=f'{seconds:.0f} s')
     show_record(record, '\n'.join(f'{k:9}{v}' for k, v in rows.items() if v))
 
 # %% ../nbs/00a_datasets.ipynb #f39d345f
 def data_status() -> list[dict]:
-    "One row for each dataset of the registry: name, download size, terms, where the real data is (cache, mirror, or nowhere here), and the state of the built-in sample."
+    """One row for each dataset of the registry: name, download size in MB, terms, `real` and `sample`.
+
+    `real` says where the real data is (cache, mirror, or '-': not here), `sample` the state of the built-in sample."""
     def real(d): return 'cache' if read_marker(data_folder(d)) else 'mirror' if mirror_files(d) else '-'
     def sample(d): return '-' if not d.sample else 'made' if read_marker(sample_folder(d)) else 'on request'
     return [dict(name=d.name, MB=d.mb, terms=d.licence, real=real(d), sample=sample(d)) for d in DATASETS]

@@ -14,27 +14,41 @@ from torch.nn import functional as F
 MNIST_URL = URLs.MNIST
 
 # %% ../nbs/01_matmul.ipynb #e5613e6e
+_UNSIGNED = torch.uint16, torch.uint32, torch.uint64    # which PyTorch can't compare with other types
+
+def _plain(o):
+    "Tensors, also those in lists, as Python's numbers, which NumPy can read (a tensor with a gradient it can't)."
+    if isinstance(o, Tensor): return o.tolist()
+    return [_plain(x) for x in o] if isinstance(o, (list, tuple)) else o
+
 def _numbers(o) -> Tensor | None:
     "`o` as a tensor in main memory, or None where it isn't made of numbers."
-    if isinstance(o, Tensor): return o.detach().cpu()
+    if isinstance(o, Tensor) and o.dtype not in _UNSIGNED: return o.detach().cpu()
     try:
-        arr = np.array(o)
-        if arr.dtype.kind == 'u' and arr.itemsize > 1: arr = arr.astype(np.int64)    # PyTorch can't compare these with other types
+        arr = np.array(_plain(o))
+        if arr.dtype.kind == 'u' and arr.itemsize > 1:
+            if arr.size and arr.max() > 2**63 - 1: return None    # int64 would make negative numbers of them
+            arr = arr.astype(np.int64)
         return torch.tensor(arr) if arr.dtype.kind in 'biufc' else None
     except (TypeError, ValueError, RuntimeError): return None
 
 # %% ../nbs/01_matmul.ipynb #1f2df685
 def _pair(a, b) -> tuple[Tensor, Tensor] | None:
-    "Both as tensors of numbers, a plain number in the precision of the array it meets; None where one of them isn't numbers."
+    "Both as tensors of numbers, a plain number in the precision of the array it meets; None where one isn't numbers."
     x, y = _numbers(a), _numbers(b)
     if x is None or y is None: return None
     if x.is_floating_point() and not hasattr(b, 'dtype'): y = y.to(x.dtype)
     if y.is_floating_point() and not hasattr(a, 'dtype'): x = x.to(y.dtype)
     return x, y
 
+def _shape(o) -> tuple | None:
+    "The shape of an array or of a list that could be one; `()` for all else."
+    try: return np.shape(_plain(o)) if isinstance(o, (list, tuple)) else tuple(getattr(o, 'shape', ()))
+    except (TypeError, ValueError): return None
+
 def _agree(a, b, close: bool = False) -> bool:
     "Whether two things that aren't containers have one shape and the same values, or nearby ones if `close`."
-    if (pair := _pair(a, b)) is None: return getattr(a, 'shape', ()) == getattr(b, 'shape', ()) and bool(np.all(a == b))
+    if (pair := _pair(a, b)) is None: return _shape(a) == _shape(b) and bool(np.all(_plain(a) == _plain(b)))
     x, y = pair
     if x.shape != y.shape: return False
     if not close: return bool((x == y).all())
@@ -43,7 +57,7 @@ def _agree(a, b, close: bool = False) -> bool:
 
 # %% ../nbs/01_matmul.ipynb #05357cf7
 def _parts(a, b, at: str = ''):
-    "The pairs `(where, a's part, b's part)` that must agree for `a` and `b` to agree: lists, tuples and dicts are taken apart."
+    "The pairs `(where, a's part, b's part)` that must agree: lists, tuples and dicts are taken apart."
     if isinstance(a, dict) and isinstance(b, dict):
         yield f'{at} keys', set(a), set(b)
         for k in a:
@@ -69,27 +83,34 @@ def _difference(a, b) -> str:
     for at, x, y in _parts(a, b):
         if (pair := _pair(x, y)) is None:
             if not _agree(x, y): return f'{at or "values"} differ: {x!r:.200} against {y!r:.200}'.strip()
-        elif pair[0].shape != pair[1].shape: return f'{at} shapes differ: {list(pair[0].shape)} against {list(pair[1].shape)}'.strip()
-        elif pair[0].numel() and (far := _farthest(*pair))[0] > worst:
-            (worst, i), (p, q) = far, pair
-            text = f'largest difference {worst:.6g}, at {at}{i or ""}: {p[tuple(i)].item()} against {q[tuple(i)].item()}'
+            continue
+        p, q = pair
+        if p.shape != q.shape: return f'{at} shapes differ: {list(p.shape)} against {list(q.shape)}'.strip()
+        if p.numel() and (far := _farthest(p, q))[0] > worst:
+            worst, i = far
+            place = f', at {at}{i or ""}' if at or i else ''
+            text = f'largest difference {worst:.6g}{place}: {p[tuple(i)].item()} against {q[tuple(i)].item()}'
     return text
 
 # %% ../nbs/01_matmul.ipynb #9493fbf4
 def test(a, b, cmp: Callable, cname: str | None = None):
-    "Raise an AssertionError showing `a`, `b` and where they differ most, unless `cmp(a, b)` holds (everywhere, if it answers element by element)."
+    """Raise an AssertionError showing `a`, `b` and where they differ most, unless `cmp(a, b)` holds.
+
+    It must hold everywhere, if it answers element by element. `cname` is what the message calls it."""
     answer = cmp(a, b)
     if not (answer if (elements := _numbers(answer)) is None else elements.all()):
         name = cname or getattr(cmp, '__name__', str(cmp))
         raise AssertionError('\n'.join(filter(None, [f'{name}:', f'{a!r:.1000}', f'{b!r:.1000}', _difference(a, b)])))
 
 def test_eq(a, b):
-    "Raise an AssertionError unless `a` and `b` have the same shape and values: tensors, arrays, numbers, texts, and containers of them."
+    """Raise an AssertionError unless `a` and `b` have the same shape and values.
+
+    They are tensors, arrays, numbers, texts, or lists, tuples and dicts of them."""
     test(a, b, _equal, '==')
 
 # %% ../nbs/01_matmul.ipynb #f8405ecf
 def near(a, b) -> bool:
-    "Whether `a` and `b` have the same shape and values within a thousandth (rtol 1e-3, atol 1e-5); never by broadcasting."
+    "Whether `a` and `b` have one shape and the same values within a thousandth (rtol 1e-3, atol 1e-5), not broadcast."
     return all(_agree(x, y, close=True) for _, x, y in _parts(a, b))
 
 def test_near(a, b):
@@ -98,16 +119,19 @@ def test_near(a, b):
 
 # %% ../nbs/01_matmul.ipynb #b0b46612
 def set_seed(seed: int = 42):
-    "Restart the random numbers of Python, NumPy and PyTorch (all devices, without starting a GPU; loader workers follow PyTorch's)."
+    """Restart the random numbers of Python, NumPy and PyTorch.
+
+    On all devices, without starting a GPU; the workers of data loaders follow PyTorch's."""
     np.random.seed(seed)    # first, because it is the one that refuses seeds outside 0 to 2**32-1
     random.seed(seed)
     torch.manual_seed(seed)
 
 # %% ../nbs/01_matmul.ipynb #eecea0ca
 def load_mnist(path: str | Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`x_train, y_train, x_valid, y_valid` from the folder of MNIST's training files: pixels float32 `[n,784]` in 0..1, labels int64 `[n]`.
+    """`x_train, y_train, x_valid, y_valid` from the folder with MNIST's training files.
 
-    The last sixth of the file is the validation set: 10,000 of the real 60,000.
+    Pixels are float32 `[n,784]` in 0..1, labels int64 `[n]`. The last sixth of the file is the validation set:
+    10,000 of the real 60,000.
     """
     x, y = (tensor(read_idx(Path(path)/f'train-{o}-ubyte.gz')) for o in ('images-idx3', 'labels-idx1'))
     if len(x) != len(y): raise ValueError(f'{path} holds {len(x)} images but {len(y)} labels: fetch it again')
@@ -122,9 +146,14 @@ def _clock() -> float:
     return time.perf_counter()
 
 def time_it(f: Callable, *args, min_time: float = .2, **kw) -> float:
-    "Seconds that a call `f(*args, **kw)` takes: the best of 3 or more readings that last `min_time` seconds together, each of enough calls for the clock."
-    if not callable(f): raise TypeError(f'time_it calls the function itself, as in time_it(f, x), not time_it(f(x)); it was given a {type(f).__name__}')
-    timer, calls, best, readings, spent = timeit.Timer(lambda: f(*args, **kw), timer=_clock), 1, math.inf, 0, 0.
+    """Seconds that a call `f(*args, **kw)` takes: the best of 3 or more readings that last `min_time` seconds together.
+
+    Each reading is of enough calls for the clock. `f` is the function itself, not its result."""
+    if not callable(f):
+        raise TypeError('time_it calls the function itself, as in time_it(f, x), not time_it(f(x)); '
+                        f'it was given a {type(f).__name__}')
+    timer = timeit.Timer(lambda: f(*args, **kw), timer=_clock)
+    calls, best, readings, spent = 1, math.inf, 0, 0.
     while readings < 3 or spent < min_time:
         took = timer.timeit(calls)
         spent += took

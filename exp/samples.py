@@ -21,7 +21,9 @@ def enlarging_matrix(n_in: int, n_out: int) -> np.ndarray:
 
 # %% ../nbs/00a_datasets.ipynb #79aa4b12
 def jitter_digits(big: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    "One 28x28 uint8 image for each index in `which`: `big[which]` ([n, 40, 40], 0 to 1) turned, sheared, scaled and moved at random."
+    """One 28x28 uint8 image for each index in `which`: `big[which]`, turned, sheared, scaled and moved at random.
+
+    `big` is [m, 40, 40], 0 to 1; the result is [len(which), 28, 28]."""
     n, size = len(which), big.shape[-1]
     turn, shear = rng.uniform(-.15, .15, n), rng.uniform(-.15, .15, n)
     zoom, move = size/20/rng.uniform(.85, 1.1, (n, 2)), rng.uniform(-1.5, 1.5, (n, 2))
@@ -39,23 +41,29 @@ def jitter_digits(big: np.ndarray, which: np.ndarray, rng: np.random.Generator) 
 
 # %% ../nbs/00a_datasets.ipynb #7153f8f1
 def make_mnist(folder: Path) -> None:
-    "MNIST's four files from scikit-learn's 1,797 digits: 12,000 training images, the last 2,000 from held-out originals, and 2,000 for testing from a third group."
+    """MNIST's four files, gzipped, from scikit-learn's 1,797 digits.
+
+    12,000 training images, the last 2,000 from held-out originals, and 2,000 for testing from a third group."""
     from sklearn.datasets import load_digits
     from exp.nb_00a import write_idx
     rng, data = np.random.default_rng(42), load_digits()
     W = enlarging_matrix(8, 40)
     big = np.clip((W @ data.images @ W.T - 6)/6, 0, 1)
-    def jitter(which): return np.concatenate([jitter_digits(big, o, rng) for o in np.split(which, range(2000, len(which), 2000))])
+    def jitter(which):                                      # 2,000 at a time, to be kind to the memory
+        return np.concatenate([jitter_digits(big, o, rng) for o in np.split(which, range(2000, len(which), 2000))])
     train, valid, test = np.split(rng.permutation(len(big)), [-500, -250])
     def copies(group, n): return rng.permutation(np.resize(group, n))
-    for name, which in (('train', np.concatenate([copies(train, 10_000), copies(valid, 2_000)])), ('t10k', copies(test, 2_000))):
+    groups = dict(train=np.concatenate([copies(train, 10_000), copies(valid, 2_000)]), t10k=copies(test, 2_000))
+    for name, which in groups.items():
         write_idx(folder/f'{name}-images-idx3-ubyte.gz', jitter(which))
         write_idx(folder/f'{name}-labels-idx1-ubyte.gz', data.target[which].astype(np.uint8))
 
 # %% ../nbs/00a_datasets.ipynb #f7a92928
 _FONTS = tuple(f'{f}.ttf' for f in (
-    'DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSans-BoldOblique', 'DejaVuSansMono', 'DejaVuSansMono-Bold', 'DejaVuSansMono-Oblique',
-    'DejaVuSansMono-BoldOblique', 'DejaVuSerif', 'DejaVuSerif-Bold', 'DejaVuSerif-Italic', 'DejaVuSerif-BoldItalic', 'STIXGeneral', 'STIXGeneralBol', 'STIXGeneralItalic', 'STIXGeneralBolIta'))
+    'DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSans-BoldOblique',
+    'DejaVuSansMono', 'DejaVuSansMono-Bold', 'DejaVuSansMono-Oblique', 'DejaVuSansMono-BoldOblique',
+    'DejaVuSerif', 'DejaVuSerif-Bold', 'DejaVuSerif-Italic', 'DejaVuSerif-BoldItalic',
+    'STIXGeneral', 'STIXGeneralBol', 'STIXGeneralItalic', 'STIXGeneralBolIta'))
 
 @lru_cache(maxsize=256)
 def _font(name, size):
@@ -65,7 +73,9 @@ def _font(name, size):
     return ImageFont.truetype(str(root/'mpl-data'/'fonts'/'ttf'/name), size, layout_engine=ImageFont.Layout.BASIC)
 
 def letter_mask(letter: str, size: int, rng: np.random.Generator, turn: float = 0.):
-    "`letter` in a random font as a grey PIL image, white on black, just large enough; its height is about `size` pixels; turned by up to `turn` degrees."
+    """`letter` in a random font as a grey PIL image, white on black, just large enough.
+
+    Its height is about `size` pixels, and it is turned by up to `turn` degrees."""
     from PIL import Image, ImageDraw
     font = _font(_FONTS[rng.integers(len(_FONTS))], size - size % 4)
     left, top, right, bottom = font.getbbox(letter)
@@ -80,10 +90,13 @@ def _photos(part):
     from PIL import Image
     from sklearn.datasets import load_sample_images
     images = [Image.fromarray(o) for o in load_sample_images().images]
-    return [o.crop((0, 0, int(.7*o.width), o.height) if part == 'train' else (int(.7*o.width), 0, o.width, o.height)) for o in images]
+    def box(o): return (0, 0, int(.7*o.width), o.height) if part == 'train' else (int(.7*o.width), 0, o.width, o.height)
+    return [o.crop(box(o)) for o in images]
 
 def background(part: str, width: int, height: int, rng: np.random.Generator):
-    "A crop of a photograph as an RGB PIL image of `width` x `height`; `part` ('train' or 'val') says which side of the photographs it comes from."
+    """A crop of a photograph as an RGB PIL image of `width` x `height`.
+
+    `part` ('train' or 'val') says which side of the photographs it comes from."""
     from PIL import Image
     photo = _photos(part)[rng.integers(2)]
     h = rng.uniform(.35, .95)*min(photo.height, photo.width*height/width)
@@ -100,8 +113,11 @@ def _colour(around, rng):
         c = rng.integers(0, 256, 3)
         if abs(luma @ (c - mean)) > 90: return tuple(int(o) for o in c)
 
-def letter_image(letter: str, part: str, rng: np.random.Generator, size: int = 160, move=True, turn=True, colour=True, photo=True):
-    "An RGB PIL image with shortest side `size`: `letter` over a background from `part` of the photographs; without the switches it is white on black, upright, in the middle."
+def letter_image(letter: str, part: str, rng: np.random.Generator, size: int = 160,
+                 move=True, turn=True, colour=True, photo=True):
+    """An RGB PIL image with shortest side `size`: `letter` over a background from `part` of the photographs.
+
+    Without the switches it is white on black, upright, in the middle."""
     from PIL import Image
     w, h = (size, int(size*rng.uniform(1, 1.5))) if photo else (size, size)
     if rng.random() < .7: w, h = h, w
@@ -115,13 +131,16 @@ def letter_image(letter: str, part: str, rng: np.random.Generator, size: int = 1
     return image
 
 # %% ../nbs/00a_datasets.ipynb #9b5e35cb
-IMAGENETTE = dict(zip(('n01440764', 'n02102040', 'n02979186', 'n03000684', 'n03028079', 'n03394916', 'n03417042', 'n03425413', 'n03445777', 'n03888257'), 'AHKMSTUWXY'))
-IMAGEWOOF = dict(zip(('n02086240', 'n02087394', 'n02088364', 'n02089973', 'n02093754', 'n02096294', 'n02099601', 'n02105641', 'n02111889', 'n02115641'), 'BCDEFGOPQR'))
+IMAGENETTE = dict(n01440764='A', n02102040='H', n02979186='K', n03000684='M', n03028079='S',
+                  n03394916='T', n03417042='U', n03425413='W', n03445777='X', n03888257='Y')
+IMAGEWOOF = dict(n02086240='B', n02087394='C', n02088364='D', n02089973='E', n02093754='F',
+                 n02096294='G', n02099601='O', n02105641='P', n02111889='Q', n02115641='R')
 
 def _save(image, path, rng):
     (image.convert('L') if rng.random() < .02 else image).save(path, quality=85)
 
-def make_letters(folder: Path, classes: dict[str, str], seed: int, size: int = 160, n_train: int = 130, n_val: int = 40) -> None:
+def make_letters(folder: Path, classes: dict[str, str], seed: int, size: int = 160,
+                 n_train: int = 130, n_val: int = 40) -> None:
     "`folder/{train,val}/<class>/<class>_<i>.JPEG` for a dict class -> letter."
     for part, n in (('train', n_train), ('val', n_val)):
         for k, (name, letter) in enumerate(classes.items()):
@@ -130,24 +149,31 @@ def make_letters(folder: Path, classes: dict[str, str], seed: int, size: int = 1
             for i in range(n): _save(letter_image(letter, part, rng, size), folder/part/name/f'{name}_{i}.JPEG', rng)
 
 # %% ../nbs/00a_datasets.ipynb #34dbc869
-PETS = dict(alpha='α', beta='β', gamma='γ', delta='δ', zeta='ζ', eta='η', theta='θ', iota='ι', kappa='κ', lamda='λ', mu='μ', xi='ξ', pi='π', rho='ρ', sigma='σ', final_sigma='ς',
-            tau='τ', phi='φ', chi='χ', psi='ψ', omega='ω', Capital_Gamma='Γ', Capital_Delta='Δ', Capital_Xi='Ξ', Capital_Sigma='Σ', Capital_Omega='Ω', Capital_Psi='Ψ', Be='Б', Zhe='Ж',
-            Ya='Я', Yu='Ю', Sha='Ш', Che='Ч', Yery='Ы', E_oborotnoye='Э', Tse='Ц', Ef='Ф')
+PETS = dict(alpha='α', beta='β', gamma='γ', delta='δ', zeta='ζ', eta='η', theta='θ', iota='ι', kappa='κ', lamda='λ',
+            mu='μ', xi='ξ', pi='π', rho='ρ', sigma='σ', final_sigma='ς', tau='τ', phi='φ', chi='χ', psi='ψ', omega='ω',
+            Capital_Gamma='Γ', Capital_Delta='Δ', Capital_Xi='Ξ', Capital_Sigma='Σ', Capital_Omega='Ω', Capital_Psi='Ψ',
+            Be='Б', Zhe='Ж', Ya='Я', Yu='Ю', Sha='Ш', Che='Ч', Yery='Ы', E_oborotnoye='Э', Tse='Ц', Ef='Ф')
 
 def make_pets(folder: Path, n: int = 36) -> None:
-    "`folder/images/<glyph>_<i>.jpg`: 37 glyphs, `n` images each, of larger and more varied shapes than the other samples."
+    "`folder/images/<glyph>_<i>.jpg`: 37 glyphs, `n` images each, larger and of more varied shapes than other samples'."
     (folder/'images').mkdir()
     for k, (name, glyph) in enumerate(PETS.items()):
         rng = np.random.default_rng([3, k])
-        for i in range(1, n + 1): _save(letter_image(glyph, ('train', 'val')[i % 4 == 0], rng, int(rng.integers(160, 241))), folder/'images'/f'{name}_{i}.jpg', rng)
+        for i in range(1, n + 1):
+            image = letter_image(glyph, ('train', 'val')[i % 4 == 0], rng, int(rng.integers(160, 241)))
+            _save(image, folder/'images'/f'{name}_{i}.jpg', rng)
 
-make_imagenette_160, make_imagewoof_160 = partial(make_letters, classes=IMAGENETTE, seed=1), partial(make_letters, classes=IMAGEWOOF, seed=2)
-make_imagenette_320, make_imagewoof_320 = partial(make_imagenette_160, size=320, n_train=60, n_val=20), partial(make_imagewoof_160, size=320, n_train=60, n_val=20)
-make_imagenette, make_imagewoof = partial(make_imagenette_160, size=400, n_train=40, n_val=15), partial(make_imagewoof_160, size=400, n_train=40, n_val=15)
+make_imagenette_160 = partial(make_letters, classes=IMAGENETTE, seed=1)
+make_imagewoof_160 = partial(make_letters, classes=IMAGEWOOF, seed=2)
+_320, _full = dict(size=320, n_train=60, n_val=20), dict(size=400, n_train=40, n_val=15)
+make_imagenette_320, make_imagewoof_320 = partial(make_imagenette_160, **_320), partial(make_imagewoof_160, **_320)
+make_imagenette, make_imagewoof = partial(make_imagenette_160, **_full), partial(make_imagewoof_160, **_full)
 
 # %% ../nbs/00a_datasets.ipynb #8f6c753e
 def documented(source: bytes) -> list[tuple[str, str]]:
-    "Name and docstring of the module (its name is `''`), classes and functions in a Python source, in order; none if it doesn't parse. Nothing is run."
+    """Name and docstring of the module (its name is `''`), classes and functions in a Python source, in order.
+
+    None of them if the source doesn't parse. Nothing is run."""
     import warnings
     with warnings.catch_warnings(action='ignore'):
         try: tree = ast.parse(source)
@@ -155,7 +181,8 @@ def documented(source: bytes) -> list[tuple[str, str]]:
     found, todo = [], [tree]
     while todo:
         node = todo.pop()
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)): found.append((getattr(node, 'name', ''), ast.get_docstring(node)))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.append((getattr(node, 'name', ''), ast.get_docstring(node)))
         todo += reversed(getattr(node, 'body', []) + getattr(node, 'orelse', []))
     return [(name, d) for name, d in found if d]
 
@@ -165,11 +192,14 @@ def prose(doc: str) -> list[str]:
     lines = [l.strip() for l in doc.splitlines()]
     lines = ['' if re.match(r'>>>|\.\.\.( |$)|[-=~*^"`#+]{3,}|\.\. |:\w+:|@', l) else l for l in lines]
     text = re.sub(r':\w+(?::\w+)?:`~?([^`<]*)(?:<[^`]*)?`', r'\1', '\n'.join(lines))
-    return [p for o in re.split(r'\n\s*\n', text) if len((p := ' '.join(re.sub(r'[`*]+|_(?=\s)', '', o).split())).split()) > 2]
+    paragraphs = [re.sub(r'[`*]+|_(?=\s)', '', o).split() for o in re.split(r'\n\s*\n', text)]
+    return [' '.join(o) for o in paragraphs if len(o) > 2]
 
 # %% ../nbs/00a_datasets.ipynb #5b2c24b9
-LIBRARIES = dict(matplotlib='matplotlib', numpy='numpy', pandas='pandas', scipy='scipy', sklearn='scikit-learn', torch='torch')   # folder of the package -> its name
-_NAMES = re.compile(r'\b(matplotlib|mpl|pyplot|plt|numpy|np|pandas|pd|scipy|sp|scikit[- ]?learn|sklearn|torch|pytorch|aten)\b', re.I)
+LIBRARIES = dict(matplotlib='matplotlib', numpy='numpy', pandas='pandas', scipy='scipy',
+                 sklearn='scikit-learn', torch='torch')       # folder of the package -> its name
+_NAMES = re.compile(r'\b(matplotlib|mpl|pyplot|plt|numpy|np|pandas|pd|scipy|sp|'
+                    r'scikit[- ]?learn|sklearn|torch|pytorch|aten)\b', re.I)
 
 def hide_names(text: str) -> str:
     "`text` with every library's name replaced by `lib`."
@@ -189,12 +219,13 @@ class NearDuplicates:
 
 # %% ../nbs/00a_datasets.ipynb #309539a0
 def source_files(folder: Path, skip: str = '') -> list[Path]:
-    "The Python files in `folder`, sorted; without tests, vendored code and folders that the regular expression `skip` matches."
-    pattern = re.compile(rf'(tests?|testing|_?vendor(ed)?|externals?|site-packages|dist-packages|__pycache__|test_.*|conftest\.py{"|" if skip else ""}{skip})')
+    "The Python files in `folder`, sorted; without tests, vendored code and what the regular expression `skip` matches."
+    usual = r'tests?|testing|_?vendor(ed)?|externals?|site-packages|dist-packages|__pycache__|test_.*|conftest\.py'
+    pattern = re.compile(f'({usual}|{skip})' if skip else f'({usual})')
     return sorted(f for f in folder.rglob('*.py') if not any(pattern.fullmatch(p) for p in f.relative_to(folder).parts))
 
 def library_texts(package: str, n: int, near: NearDuplicates, seed: int) -> list[str]:
-    "Up to `n` texts of 25 to 300 words from the docstrings of an installed package, names hidden, near duplicates left out."
+    "Up to `n` texts of 25 to 300 words from an installed package's docstrings, names hidden, near duplicates left out."
     files = source_files(Path(importlib.util.find_spec(package).submodule_search_locations[0]))
     texts = []
     for i in np.random.default_rng(seed).permutation(len(files)):
@@ -206,7 +237,9 @@ def library_texts(package: str, n: int, near: NearDuplicates, seed: int) -> list
 
 # %% ../nbs/00a_datasets.ipynb #0679777a
 def make_imdb(folder: Path, n_train: int = 600, n_test: int = 150, n_unsup: int = 300) -> None:
-    "`{train,test}/<library>/<i>.txt` and `unsup/<i>.txt`: texts from docstrings, labelled by library; up to so many for each of the six libraries."
+    """`{train,test}/<library>/<i>.txt` and `unsup/<i>.txt`: texts from docstrings, labelled by library.
+
+    Up to `n_train`, `n_test` and `n_unsup` texts for each of the six libraries."""
     near, unsup = NearDuplicates(), []
     for seed, package in enumerate(LIBRARIES):
         texts = library_texts(package, n_train + n_test + n_unsup, near, seed)
@@ -227,7 +260,7 @@ def wiki_tokens(text: str) -> list[str]:
 
 # %% ../nbs/00a_datasets.ipynb #6e882b51
 def module_article(file: Path) -> list[str]:
-    "Lines of an article about the module in `file`: its docstring, then a section for each class, method and function that has one."
+    "Lines of an article about the module in `file`: its docstring, and a section for each documented class and def."
     found = documented(file.read_bytes())
     lines = [f' = {" ".join(wiki_tokens(file.stem if file.stem != "__init__" else file.parent.name))} = ']
     for name, doc in found: lines += ([f' = = {" ".join(wiki_tokens(name))} = = '] if name else []) + prose(doc)
@@ -240,16 +273,18 @@ def topic_article(name: str, text: str) -> list[str]:
 
 # %% ../nbs/00a_datasets.ipynb #41732da3
 def stdlib_articles() -> list[list[str]]:
-    "All articles: the topic pages of `help`, and the modules of the standard library that document themselves in at least 100 words."
+    "All articles of 100 words or more: the topic pages of `help`, and the standard library's modules."
     from pydoc_data.topics import topics
-    files = source_files(Path(sysconfig.get_paths()['stdlib']), skip='idlelib|lib2to3|ensurepip|turtledemo|encodings|pydoc_data|distutils|_pyrepl')
+    skip = 'idlelib|lib2to3|ensurepip|turtledemo|encodings|pydoc_data|distutils|_pyrepl'
+    files = source_files(Path(sysconfig.get_paths()['stdlib']), skip)
     articles = [topic_article(k, v) for k, v in sorted(topics.items())] + [module_article(f) for f in files]
     return [a for a in articles if len(' '.join(a).split()) >= 100]
 
 def _tokenized(articles):
     "Articles as lists of token lists, one a line; a paragraph that is nearly a copy of earlier ones is left out."
     near = NearDuplicates(8)
-    return [[l.split() if l.startswith(' = ') else wiki_tokens(l) for l in a if l.startswith(' = ') or not near.seen(l)] for a in articles]
+    def tokens(line): return line.split() if line.startswith(' = ') else wiki_tokens(line)
+    return [[tokens(l) for l in a if l.startswith(' = ') or not near.seen(l)] for a in articles]
 
 def make_wikitext(folder: Path) -> None:
     "`wiki.{train,valid,test}.tokens` in WikiText's format, from the standard library's topic pages and docstrings."

@@ -175,6 +175,25 @@ def test_a_rename_that_fails_puts_the_old_folder_back(monkeypatch, good):
     with pytest.raises(DataError, match='virus scanner'): untar_data(good, mode='full', force=True)
     assert (path/'a'/'1.txt').read_text() == 'one' and d.read_marker(path)
 
+@pytest.mark.parametrize('after', ['old', 'new'])
+def test_ctrl_c_between_the_renames_loses_neither_folder(monkeypatch, good, after):
+    path, rename = untar_data(good, mode='full'), os.rename
+    def interrupted(src, dst):
+        rename(src, dst)
+        if Path(dst).name == 'old' if after == 'old' else Path(dst) == path and Path(src).parent.name.endswith('.tmp'):
+            monkeypatch.setattr(os, 'rename', rename)
+            raise KeyboardInterrupt
+    monkeypatch.setattr(os, 'rename', interrupted)
+    with pytest.raises(KeyboardInterrupt): untar_data(good, mode='full', force=True)
+    assert (path/'a'/'1.txt').read_text() == 'one' and d.read_marker(path) and not list(path.parent.glob('.*.tmp'))
+
+def test_another_folders_room_is_not_swept_out(tmp_path):
+    with d.new_folder(tmp_path/'v1.5', dict(source='test')) as longer:
+        (longer/'1.txt').write_text('x')
+        with d.new_folder(tmp_path/'v1', dict(source='test')): pass
+        assert (longer/'1.txt').exists()
+    assert (tmp_path/'v1.5'/'1.txt').exists()
+
 @pytest.mark.parametrize('crash', [KeyboardInterrupt, OSError(errno.ENOSPC, 'No space left on device')])
 @pytest.mark.parametrize('where', ['tar', 'zip', 'copy', 'sample'])
 def test_ctrl_c_and_a_full_disk_leave_nothing(tmp_path, home, monkeypatch, good, where, crash):
@@ -289,6 +308,17 @@ def test_a_mirror_is_read_verified_and_never_written_to(tmp_path, monkeypatch, g
     assert (path/'a'/'1.txt').read_text() == 'one' and path.name == 'imdb' and not d.is_sample(path/'a')
     assert tree(tmp_path/'second').keys() == before.keys() and capsys.readouterr().out == 'imdb: the real data, from a mirror\n'
 
+@pytest.mark.parametrize('lines', ['{0}  ./x.tgz', '{0}  /mnt/mirror/x.tgz', '\ufeff{0} *x.tgz', '{1}  old/x.tgz\n{0}  x.tgz', '{0}  x.tgz\r\n{1}  y.tgz'])
+def test_a_listed_file_is_found_however_it_is_named(tmp_path, lines):
+    (tmp_path/'SHA256SUMS').write_bytes(lines.format('a'*64, 'b'*64).encode())
+    assert d._listed_hash(tmp_path/'x.tgz') == 'a'*64
+
+def test_sums_that_cannot_be_read_are_an_error_that_names_them(tmp_path, monkeypatch, good):
+    shutil.copy(good, tmp_path/'imdb.tgz')
+    (tmp_path/'SHA256SUMS').write_text(f'{d.file_hash(good)}  imdb.tgz\n', encoding='utf-16')
+    monkeypatch.setenv('EXP_MIRROR', str(tmp_path))
+    with pytest.raises(DataError, match='SHA256SUMS is not UTF-8 text'): untar_data(URLs.IMDB, mode='auto')
+
 def test_all_files_of_a_dataset_must_be_in_the_mirrors(tmp_path, monkeypatch):
     for i, f in enumerate(find_data('mnist').files):
         (tmp_path/f'm{i % 2}').mkdir(exist_ok=True)
@@ -340,7 +370,8 @@ def test_a_users_address_is_downloaded_once(server, good, home, capsys):
     address = server.at('flowers.tar.gz')
     path = untar_data(address)
     assert path == untar_data(address) and path.name == 'flowers' and (path/'a'/'1.txt').read_text() == 'one' and server.asked == ['/flowers.tar.gz']
-    assert not list(home.rglob('*.gz')) and d.read_marker(path) == dict(name='flowers', url=address, licence='see its publisher', source='download')
+    assert not list(home.rglob('*.gz')) and d.read_marker(path) == dict(
+        name='flowers', url=address, licence='see its publisher', source='download', hashes=[f'sha256:{d.file_hash(good)}'])
     assert capsys.readouterr().out.endswith('flowers: the real data, from its public address\n'*2)
 
 @pytest.mark.parametrize('algorithm', ['sha256', 'md5'])
@@ -350,6 +381,30 @@ def test_the_published_hash_is_checked(server, good, home, algorithm):
     with pytest.raises(DataError, match='not the file it should be.*127.0.0.1') as caught: untar_data(row('x', server.at('x.tgz'), hash=right[:-1] + '?'), mode='full')
     assert not isinstance(caught.value, NotAvailable) and not tree(home)
     assert (untar_data(row('x', server.at('x.tgz'), hash=right), mode='full')/'a').is_dir()
+
+@pytest.mark.parametrize('algorithm', ['sha256', 'md5'])
+def test_a_known_hash_is_asked_of_the_cache_too(good, algorithm):
+    right, wrong = f'{algorithm}:{d.file_hash(good, algorithm)}', f'{algorithm}:{"0"*32}'
+    path = untar_data(good, mode='full', known_hash=right)
+    before = tree(path)
+    assert untar_data(good, mode='full') == untar_data(good, mode='full', known_hash=right.upper()) == path
+    with pytest.raises(DataError, match=f'good was made from a file whose hash is {right}, not {wrong}: force=True'):
+        untar_data(good, mode='full', known_hash=wrong)
+    with pytest.raises(DataError, match='not the file it should be'): untar_data(good, mode='full', known_hash=wrong, force=True)
+    assert tree(path) == before
+
+def test_a_folder_of_unknown_origin_does_not_pass_for_a_known_hash(good):
+    path = d.data_folder(find_data(good))
+    d.make_once(path, dict(source='test'), lambda folder: None)
+    assert untar_data(good, mode='full') == path
+    with pytest.raises(DataError, match='whose hash is not known'): untar_data(good, mode='full', known_hash=d.file_hash(good))
+    assert (untar_data(good, mode='full', known_hash=d.file_hash(good), force=True)/'a').is_dir()
+
+@pytest.mark.parametrize('known', ['foo:abc', 'sha-256:abc', 'shake_128:abc'])
+def test_an_unknown_kind_of_hash_is_named_before_anything_is_done(tmp_path, server, known):
+    for call in (lambda: d.check_hash(tmp_path/'missing', known), lambda: untar_data(server.at('x.tgz'), mode='full', known_hash=known)):
+        with pytest.raises(DataError, match=f"^'{known}': there is no kind of hash"): call()
+    assert not server.asked
 
 def test_a_wrong_hash_is_an_error_even_where_a_sample_exists(server, good):
     shutil.copy(good, server.folder/'x.tgz')
@@ -365,6 +420,13 @@ def test_the_next_address_is_tried(server, good, home, first):
 def test_a_download_that_fails_or_stops_half_way_leaves_nothing(server, home, name):
     with pytest.raises(NotAvailable, match=f'{name} could not be downloaded from 127.0.0.1'): untar_data(server.at(name), mode='full')
     assert not tree(home) and not [o for o in home.rglob('*') if 'tmp' in o.name]
+
+def test_an_address_that_answers_no_is_no_missing_network(server, quick_sample, capsys):
+    for other in (closed_port(), server.at('short.tgz')):
+        with pytest.raises(NotAvailable, match=r'127.0.0.1:\d+ \(404 File not found\)') as caught: untar_data(row('x', server.at('x.tgz'), other), mode='full')
+        assert 'network' not in str(caught.value)
+    untar_data(row('lost', server.at('x.tgz'), sample=quick_sample), mode='auto')
+    assert re.search(r'lost: the built-in sample, because x.tgz could not be downloaded from \S+ \(404 File not found\)$', capsys.readouterr().out.strip())
 
 def test_ctrl_c_in_a_download_leaves_nothing(server, home, good, monkeypatch):
     shutil.copy(good, server.folder/'x.tgz')
@@ -580,6 +642,20 @@ def test_show_sample_shows_it(sample, name):
     if name in ('imdb', 'wikitext-2'): assert '<table>' in shown._repr_html_() and 'lib' in repr(shown) + 'lib'
     else: assert len(shown.axes) == 8 and sum(bool(a.images) for a in shown.axes) == 4
 
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16'])
+def test_images_of_any_kind_are_shown(tmp_path, mode):
+    from PIL import Image
+    Image.new('L', (6, 4), 200).convert('I' if mode == 'I;16' else mode).convert(mode).save(tmp_path/'x.png')
+    shown = d.show_sample(tmp_path).axes[0].images[0].get_array()
+    assert shown.shape == ((4, 6) if mode in ('L', 'I;16') else (4, 6, 3))
+
+def test_palettes_and_cmyk_are_shown_in_their_colours(tmp_path):
+    from PIL import Image
+    red = Image.new('RGB', (6, 4), (250, 10, 10))
+    for image, name in ((red.convert('P', palette=Image.Palette.ADAPTIVE), 'p.png'), (red.convert('CMYK'), 'c.jpg')):
+        image.save(tmp_path/name)
+        assert np.abs(d._pixels(tmp_path/name).astype(int) - (250, 10, 10)).max() < 12
+
 def test_text_tables_escape_what_they_show(): assert '<script>' not in d.TextTable(['<script>'], [['<script>']])._repr_html_()
 
 # --- real data, where it is at hand ------------------------------------------------------------------------------------------
@@ -646,6 +722,9 @@ def test_ran_on_prints_and_records(monkeypatch, good, tmp_path, capsys):
     assert record['kind'] == 'ran_on' and record['data'] == {'good': 'file', tmp_path.name: 'own folder'} and record['sizes'] == dict(train=50_000, bs=64)
     assert record['versions']['numpy'] == np.__version__ and record['seconds'] > 0 and json.dumps(record)
     assert 'train 50,000' in text and 'good (file)' in text
+    with d.new_folder(tmp_path/'own', dict(source='lesson')): pass
+    d.ran_on(tmp_path/'own')
+    assert records[1][0]['data'] == {'own': 'lesson'}
     monkeypatch.undo()
     d.ran_on()
     assert 'versions' in capsys.readouterr().out

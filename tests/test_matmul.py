@@ -41,13 +41,18 @@ def test_the_message_says_how_far_and_where(a, data):
 @pytest.mark.parametrize('a, b', [
     (tensor([1., 2.], requires_grad=True), [1, 2]), (tensor([1, 2], dtype=torch.bfloat16), np.array([1, 2])), (tensor([1+2j]), [1+2j]), (tensor([True, False]), [True, False]),
     (tensor(.1), .1), (tensor([.1], dtype=torch.float16), [.1]), (torch.Size([2, 3]), [2, 3]), (torch.empty(0, 3), np.empty((0, 3))), (np.array(['a', 'b']), np.array(['a', 'b'])),
-    (pd.Series([1, 2]), tensor([1, 2])), (np.arange(3)[::-1], [2, 1, 0]), (range(3), [0, 1, 2]), ({1, 2}, {2, 1}), (10**30, 10**30), (np.uint16([7]), [7]), (torch.float32, torch.float32)])
+    (pd.Series([1, 2]), tensor([1, 2])), (np.arange(3)[::-1], [2, 1, 0]), (range(3), [0, 1, 2]), ({1, 2}, {2, 1}), (10**30, 10**30), (np.uint16([7]), [7]), (torch.float32, torch.float32),
+    (np.uint64([2**64-1]), [2**64-1]), (np.uint64([2**63-1]), [2**63-1]), (tensor([2**64-1], dtype=torch.uint64), [2**64-1]), (tensor([7], dtype=torch.uint16), [7]), (np.uint64([]), []),
+    ([tensor(1., requires_grad=True)], tensor([1.])), ([[tensor([1., 2], requires_grad=True)]], np.array([[[1., 2]]])), ([tensor(1, dtype=torch.bfloat16)], tensor([1])),
+    ([tensor(1., requires_grad=True), 2], np.array([1, 2])), (['a', 'b'], np.array(['a', 'b']))])
 def test_equal(a, b): nb_01.test_eq(a, b)
 
 
 @pytest.mark.parametrize('a, b', [
     (tensor([1, 2]), [1, 3]), (tensor([[1, 2]]), [1, 2]), (tensor([1]), 1), ([1, 2], [1, 2, 2]), ([], 0), ({'a': 1}, {'b': 1}), ({'a': 1}, {'a': 1, 'b': 2}), ('a', 1), ('ab', ['a', 'b']),
-    (None, 0), (tensor([1, 2]), [1.5, 2]), (np.array(['a', 'a']), np.array('a')), (tensor(math.nan), math.nan), (10**30, 10**30+1), (tensor([1.]), None), (.1+.2, .3)])
+    (None, 0), (tensor([1, 2]), [1.5, 2]), (np.array(['a', 'a']), np.array('a')), (tensor(math.nan), math.nan), (10**30, 10**30+1), (tensor([1.]), None), (.1+.2, .3),
+    (np.uint64([2**64-1]), [-1]), (np.uint64([2**64-1]), np.array([-1])), (np.uint64([2**64-1]), [2**64-2]), (tensor([2**64-1], dtype=torch.uint64), tensor([-1])), ([2**64-1], np.array([-1])),
+    ([tensor(1., requires_grad=True)], tensor([2.])), ([tensor(1., requires_grad=True)], 'a'), ([tensor(1.), tensor([1., 2])], tensor([1., 2]))])
 def test_unequal(a, b):
     with pytest.raises(AssertionError): nb_01.test_eq(a, b)
     with pytest.raises(AssertionError): nb_01.test_eq(b, a)
@@ -63,6 +68,11 @@ def test_a_failure_deep_inside_names_its_place():
     with pytest.raises(AssertionError, match=r"largest difference 2, at \[1\]\['w'\]\[0\]: 1\.0 against 3\.0"): nb_01.test_eq([0, {'w': tensor([1.])}], [0, {'w': tensor([3.])}])
     with pytest.raises(AssertionError, match=r"\['w'\] shapes differ: \[1\] against \[\]"): nb_01.test_eq({'w': tensor([1.])}, {'w': tensor(1.)})
     with pytest.raises(AssertionError, match='keys differ'): nb_01.test_eq({'w': 1}, {'v': 1})
+
+
+def test_the_message_on_single_numbers_names_no_place():
+    with pytest.raises(AssertionError, match=r'\nlargest difference 1: 1 against 2$'): nb_01.test_eq(1, 2)
+    with pytest.raises(AssertionError, match=r'\nlargest difference 1, at \[0\]: 1 against 2$'): nb_01.test_eq([1], [2])
 
 
 def test_not_a_number_is_the_largest_difference():
