@@ -72,7 +72,7 @@ class Callback:
         if run is None or k.startswith('__'): raise AttributeError(f'{who} has no attribute {k!r}' + ', and no run yet to ask for it'*(run is None), name=k, obj=self)
         try: return getattr(run, k)
         except AttributeError as e:
-            if (e.obj, e.name) != (run, k): raise   # the run has it, and something inside it failed
+            if e.obj is not run or e.name != k: raise   # the run has it, and something inside it failed
         raise AttributeError(f'neither {who} nor its run has an attribute {k!r}', name=k, obj=self)
     def __getstate__(self): return {k: v for k, v in vars(self).items() if k != 'run'}
 
@@ -100,6 +100,12 @@ def _nearest(name, events):
     close = difflib.get_close_matches(re.sub('^before_', 'begin_', name), events, 1, .75)
     return f'did you mean {close[0]!r}?' if close else f"the events are {', '.join(events)}"
 
+def _numbered(names):
+    seen = Counter()
+    for name in names:
+        seen[name] += 1
+        yield name if seen[name] == 1 else f'{name}_{seen[name]}'
+
 def check_callback(cb, events: tuple[str, ...]):
     "Raise a `TypeError` if `cb` is no callback, and an `AttributeError` if it has a method that looks like an event (`before_batch`, `after_bacth`) and is none of `events`."
     if not isinstance(cb, Callback): raise TypeError(f'{cb!r} is no Callback' + ('; cbs takes objects, cb_funcs takes what makes them, such as a class' if isinstance(cb, type) else ''))
@@ -111,24 +117,28 @@ def check_callback(cb, events: tuple[str, ...]):
 class CallbackHost:
     "Holds callbacks, each as an attribute under its name too (a second of one name gets `_2`), and calls them at `events`; a subclass says which those are, and may add some."
     events: tuple[str, ...] = ()
+    cbs = ()
     def __init__(self, cbs=None):
         self.cbs = []
         self.add_cbs(cbs)
     def add_cbs(self, cbs):
-        "Add a callback or several; raises what `check_callback` raises, or a `ValueError` if one's name is taken by the run itself, and then adds none."
+        "Add a callback or several; raises what `check_callback` raises, or a `ValueError` if one is here already, is at work in another run's fit, or has a name of the run's own, and then adds none."
         cbs = listify(cbs)
-        for cb in cbs:
+        for i, cb in enumerate(cbs):
             check_callback(cb, self.events)
-            if hasattr(type(self), cb.name): raise ValueError(f'a callback named {cb.name!r} would hide run.{cb.name}: rename its class, or give it another `name`')
+            if hasattr(type(self), cb.name): raise ValueError(f'a callback named {cb.name!r} would hide run.{cb.name}: rename its class, or override its `name`')
+            if any(cb is o for o in [*self.cbs, *cbs[:i]]): raise ValueError(f'this {type(cb).__name__} is given twice: each event would call it twice; make another one')
+            self._check_free(cb)
         self.cbs += cbs
         self.attach()
+    def _check_free(self, cb):
+        if cb.run is not self and getattr(cb.run, 'learn', None) is not None: raise ValueError(f'this {type(cb).__name__} is at work in the fit of another run: give each run one of its own')
     def attach(self):
         "Order the callbacks, make them known by name, and list for each event the methods that exist."
+        for cb in self.cbs: self._check_free(cb)
         self.cbs.sort(key=lambda cb: cb._order)
-        seen = Counter()
-        for cb in self.cbs:
-            seen[cb.name] += 1
-            setattr(self, cb.name if seen[cb.name] == 1 else f'{cb.name}_{seen[cb.name]}', cb)
+        for cb, name in zip(self.cbs, _numbered(cb.name for cb in self.cbs)):
+            setattr(self, name, cb)
             cb.set_runner(self)
         self._handlers = {e: [f for cb in self.cbs if (f := cb.handler(e))] for e in self.events}
     def __call__(self, cb_name: str):
@@ -143,7 +153,7 @@ class TrainLoop(CallbackHost):
     events = ('begin_fit', 'begin_epoch', 'begin_batch', 'after_pred', 'after_loss', 'after_backward', 'after_step', 'after_batch', 'begin_validate', 'after_epoch', 'after_fit')
     def one_batch(self, xb, yb):
         "Predict and measure; in training, learn too."
-        self.xb, self.yb = xb, yb
+        self.xb, self.yb, self.pred, self.loss = xb, yb, None, None
         self('begin_batch')
         self.pred = self.model(self.xb);                    self('after_pred')
         self.loss = self.loss_func(self.pred, self.yb);     self('after_loss')
@@ -188,27 +198,32 @@ class Runner(TrainLoop):
     learn = model = opt = loss_func = data = xb = yb = pred = loss = None
     in_train, epoch, epochs, iters, n_iter, n_epochs, logger = False, 0, 0, 0, 0, 0., staticmethod(print)
 
-    def __init__(self, cbs=None, cb_funcs=None): super().__init__([TrainEvalCallback(), *listify(cbs), *(f() for f in listify(cb_funcs))])
+    def __init__(self, cbs=None, cb_funcs=None):
+        for f in (cb_funcs := listify(cb_funcs)):
+            if isinstance(f, Callback): raise TypeError(f'cb_funcs makes callbacks by calling what it is given, and this {type(f).__name__} is one already: objects go into cbs')
+        super().__init__([TrainEvalCallback(), *listify(cbs), *(f() for f in cb_funcs)])
 
     def fit(self, epochs: int, learn: Learner):
         "Train `learn` for `epochs` epochs, each followed by validation."
         if self.learn is not None: raise RuntimeError('this run is fitting already; for a fit inside a fit, make another Runner')
         if not isinstance(epochs, (int, np.integer)) or epochs < 0: raise ValueError(f'fit(epochs, learn): epochs must be a whole number from 0 on, not {epochs!r:.80}')
+        parts = learn.model, learn.opt, learn.loss_func, learn.data   # what is no learner fails here
         self.attach()
-        self.epochs, self.learn, self.in_train = epochs, learn, False
-        self.model, self.opt, self.loss_func, self.data = learn.model, learn.opt, learn.loss_func, learn.data
-        self.opt.zero_grad()   # whatever was left by trials outside of a fit
-        try: self.all_epochs()
+        try:
+            self.learn, self.epochs, self.in_train = learn, epochs, False
+            self.model, self.opt, self.loss_func, self.data = parts
+            self.opt.zero_grad()   # whatever was left by trials outside of a fit
+            self.all_epochs()
         except BaseException as e:
             self._end_fit(e)
             raise
         self._end_fit()
 
     def _end_fit(self, error=None):
-        first = call_all(self._handlers['after_fit'], error)
-        self.learn.opt.zero_grad()
-        for k in self._of_a_fit: vars(self).pop(k, None)
-        self.in_train = False
+        try: first = call_all([*self._handlers['after_fit'], lambda: self.learn.opt.zero_grad()], error)
+        finally:
+            for k in self._of_a_fit: vars(self).pop(k, None)
+            self.in_train = False
         if error is None and first: raise first
 
 # %% ../nbs/04_callbacks.ipynb #a34ec77b
@@ -216,17 +231,18 @@ def _metric_name(m): return getattr(getattr(m, 'func', m), '__name__', None) or 
 
 def _batch_size(x) -> int:
     if isinstance(x, Tensor): return x.shape[0]
+    if isinstance(x, str) or not isinstance(x, Iterable): raise TypeError(f'a batch has tensors, alone or in tuples, lists and dicts; the size of {x!r:.40} is anybody\'s guess')
     return _batch_size(next(iter(x.values() if isinstance(x, dict) else x)))   # several inputs: the first one's
 
 # %% ../nbs/04_callbacks.ipynb #00707d2b
 class AvgStats:
     """The averages of the loss and of `metrics` over a pass, each batch weighted by its size.
 
-    A metric is called with `(pred, yb)` and returns its mean over the batch, as a number or a 0-d tensor. Sums stay on its device until they are read: `all_stats` are the sums, `avg_stats` the averages,
+    A metric is called with `(pred, yb)` and returns its mean over the batch, as a number or a 0-d tensor; names that repeat are numbered. Sums stay on its device until they are read: `all_stats` are the sums, `avg_stats` the averages,
     loss first, and `names` says of what. Reading the averages of no batch is a `ValueError`."""
     def __init__(self, metrics=None, in_train: bool = True):
         self.metrics, self.in_train = listify(metrics), in_train
-        self.names = ['loss', *map(_metric_name, self.metrics)]
+        self.names = [*_numbered(['loss', *map(_metric_name, self.metrics)])]
         self.reset()
     def reset(self): self.count, self.totals = 0, None
     def _zero(self, name, v, device):

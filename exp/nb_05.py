@@ -18,14 +18,17 @@ def get_model_func(lr: float = .5) -> Callable:
     return partial(get_model, lr=lr)
 
 # %% ../nbs/05_anneal.ipynb #07d3c5b7
+def _value_at(maker, start, end, pos): return float(maker.formula(start, end, float(pos)))
+
 def annealer(f: Callable[[float, float, float], float]) -> Callable:
     "Decorator: turns a formula `f(start, end, pos)` into a maker of schedules, `maker(start, end)(pos)`, which gives plain floats; `pos` runs from 0 to 1."
     @functools.wraps(f)
     def maker(start: float, end: float):
-        def sched(pos: float) -> float: return float(f(start, end, float(pos)))
+        sched = partial(_value_at, maker, start, end)   # a partial, since an inner function couldn't be pickled
         sched(0.)   # impossible ends fail here
         return sched
     del maker.__wrapped__   # else help() would show the formula's three arguments
+    maker.formula = f
     return maker
 
 # %% ../nbs/05_anneal.ipynb #f11ff3b7
@@ -51,6 +54,12 @@ def sched_exp(start, end, pos):
     return start*(end/start)**pos
 
 # %% ../nbs/05_anneal.ipynb #f2c49ff2
+def _value_of_part(starts, pcts, scheds, pos):
+    pos = float(pos)
+    if not -1e-5 <= pos <= 1 + 1e-5: raise ValueError(f'a schedule runs from position 0 to 1, and {pos:.6g} lies outside')
+    i = max(bisect_right(starts, pos) - 1, 0)
+    return float(scheds[i](min(max((pos - starts[i])/pcts[i], 0.), 1.) if pcts[i] else 1.))
+
 def combine_scheds(pcts, scheds) -> Callable[[float], float]:
     """One schedule of several: `scheds[i]` takes the fraction `pcts[i]` of the way. The fractions, none negative, sum to 1 within rounding; else a `ValueError`.
     It is defined on 0..1, both ends included, and raises a `ValueError` beyond."""
@@ -58,13 +67,7 @@ def combine_scheds(pcts, scheds) -> Callable[[float], float]:
     if len(pcts) != len(scheds) or not pcts: raise ValueError(f'combine_scheds: each schedule needs its fraction, but there are {len(pcts)} fractions and {len(scheds)} schedules')
     if not all(p >= 0 for p in pcts): raise ValueError(f'combine_scheds: fractions of the way can\'t be negative: {pcts}')
     if not math.isclose(sum(pcts), 1, abs_tol=1e-5): raise ValueError(f'combine_scheds: the fractions must sum to 1, but {pcts} sum to {sum(pcts):.6g}')
-    starts = [0., *accumulate(pcts[:-1])]
-    def sched(pos: float) -> float:
-        pos = float(pos)
-        if not -1e-5 <= pos <= 1 + 1e-5: raise ValueError(f'a schedule runs from position 0 to 1, and {pos:.6g} lies outside')
-        i = max(bisect_right(starts, pos) - 1, 0)
-        return float(scheds[i](min(max((pos - starts[i])/pcts[i], 0.), 1.) if pcts[i] else 1.))
-    return sched
+    return partial(_value_of_part, [0., *accumulate(pcts[:-1])], pcts, scheds)
 
 # %% ../nbs/05_anneal.ipynb #70d0331c
 def cos_1cycle_anneal(start: float, high: float, end: float) -> list[Callable]:
@@ -72,6 +75,7 @@ def cos_1cycle_anneal(start: float, high: float, end: float) -> list[Callable]:
     return [sched_cos(start, high), sched_cos(high, end)]
 
 # %% ../nbs/05_anneal.ipynb #e5c81fae
+# what else a hyper-parameter may be called: a string is another key, a tuple a key and the position in its value
 _other_names = dict(mom=('momentum', ('betas', 0)), momentum=('mom', ('betas', 0)), sqr_mom=(('betas', 1), 'alpha'), wd=('weight_decay',), weight_decay=('wd',))
 
 def hyper_groups(opt) -> list[dict]:
@@ -113,6 +117,7 @@ class ParamScheduler(Callback):
         if run.in_train:
             pos = run.n_epochs/run.epochs
             for put, f in self.todo: put(f(pos))
+    def after_fit(self): self.todo = ()   # the setters hold the optimizer's groups, and those all parameters
 
 # %% ../nbs/05_anneal.ipynb #f8c5a1d1
 def pg_dicts(pgs) -> list[dict]:
@@ -121,13 +126,14 @@ def pg_dicts(pgs) -> list[dict]:
 
 # %% ../nbs/05_anneal.ipynb #1a9f931c
 def smooth(xs, beta: float = .9) -> np.ndarray:
-    "Each value replaced by the average of all, weighted by `beta` to the power of their distance, so without a lag; values that aren't finite have no weight."
+    "Each value replaced by the average of all, weighted by `beta` to the power of their distance, so without a lag; values that aren't finite have no weight, and what is too far from any finite one is NaN."
     xs = np.asarray(xs, dtype=float)
     ok = np.isfinite(xs)
     def both_ways(v):
         forth, back = (np.fromiter(accumulate(o, lambda s, x: beta*s + x), float, len(o)) for o in (v, v[::-1]))
         return forth + back[::-1] - v
-    return both_ways(np.where(ok, xs, 0.))/np.maximum(both_ways(ok*1.), 1e-12)
+    weight = both_ways(ok*1.)
+    return np.where(weight < 1e-12, np.nan, both_ways(np.where(ok, xs, 0.))/np.maximum(weight, 1e-12))
 
 # %% ../nbs/05_anneal.ipynb #52b78476
 def _axes(): return plt.subplots(figsize=(5, 3), layout='constrained')[1]
@@ -135,7 +141,7 @@ def _axes(): return plt.subplots(figsize=(5, 3), layout='constrained')[1]
 def plot_smoothed(x, losses, ax=None, smoothed=None, **axes):
     "Draws `losses` over `x` in grey, and `smoothed` (default: `smooth(losses)`) on top; `axes` is set on the axes (`xlabel`, `xscale` ...), which are returned."
     ax = ax or _axes()
-    ax.plot(x, losses, color='0.7', lw=.7, label='each batch')
+    ax.plot(x, losses, color='0.5', lw=1, alpha=.7, label='each batch')
     ax.plot(x, smooth(losses) if smoothed is None else smoothed, color='tab:blue', label='smoothed')
     ax.set(ylabel='loss', **axes)
     ax.legend()
@@ -148,12 +154,13 @@ class Recorder(Callback):
     def begin_fit(self): self.groups, self.losses, self.lrs = hyper_groups(self.run.opt), [], [[] for _ in hyper_groups(self.run.opt)]
     def after_batch(self):
         run = self.run
-        if not run.in_train: return
+        if not run.in_train or run.loss is None: return   # None: the batch was cancelled before its loss
         for group, lrs in zip(self.groups, self.lrs): lrs.append(group['lr'].clone() if isinstance(group['lr'], Tensor) else group['lr'])
         self.losses.append(run.loss.detach())
+    def after_fit(self): self.groups = None   # they hold the model's parameters
     def loss_values(self, skip_last: int = 0) -> np.ndarray:
         "The losses as numbers: here is where one waits for the device."
-        losses = self.losses[:len(self.losses) - skip_last]
+        losses = self.losses[:max(len(self.losses) - skip_last, 0)]
         return torch.stack(losses).float().cpu().numpy() if losses else np.array([])
     def plot_lr(self, pgid: int = -1, ax=None):
         "The rate of each batch."

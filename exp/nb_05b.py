@@ -17,12 +17,14 @@ class CancelBatchException(CancelException):
     "Leave this batch at once, and go on with the next. Gradients that are there already stay, and the next batch's are added to them."
 
 class CancelEpochException(CancelException):
-    "Leave this pass over the batches: from training, go on to validation; from validation, to the end of the epoch."
+    "Leave this pass over the batches: from training, go on to validation, without the gradients that are there; from validation, to the end of the epoch."
 
 class CancelTrainException(CancelException):
     "End the training, at once and in good order."
 
 # %% ../nbs/05b_early_stopping.ipynb #80de177f
+def _misplaced(e): return RuntimeError(f'{type(e).__name__} was raised where there is nothing for it to cancel. {type(e).__doc__}')
+
 class Runner(Runner):
     """Lesson 04's runner, for callbacks that raise `CancelStepException`, `CancelBatchException`, `CancelEpochException` or `CancelTrainException`: each leaves its part of the training,
     calls its `after_cancel_*` event, and goes on behind it. `after_batch` also follows a cancelled batch, `after_epoch` a cancelled epoch, and `after_fit` anything."""
@@ -30,7 +32,7 @@ class Runner(Runner):
               'after_cancel_epoch', 'begin_validate', 'after_epoch', 'after_cancel_train', 'after_fit')
     def one_batch(self, xb, yb):
         try:
-            self.xb, self.yb = xb, yb
+            self.xb, self.yb, self.pred, self.loss = xb, yb, None, None
             self('begin_batch')
             self.pred = self.model(self.xb);                    self('after_pred')
             self.loss = self.loss_func(self.pred, self.yb);     self('after_loss')
@@ -46,11 +48,17 @@ class Runner(Runner):
         self('after_batch')
     def one_pass(self, event, dl):
         try: super().one_pass(event, dl)
-        except CancelEpochException: self('after_cancel_epoch')
+        except CancelEpochException:
+            if event == 'begin_epoch': self.opt.zero_grad()   # else the unfinished step's gradients would be in the next epoch's first
+            self('after_cancel_epoch')
     def all_epochs(self):
-        try: super().all_epochs()
-        except CancelTrainException: self('after_cancel_train')
-        except CancelException as e: raise RuntimeError(f'{type(e).__name__} was raised where there is nothing for it to cancel. {type(e).__doc__}') from e
+        try:
+            try: super().all_epochs()
+            except CancelTrainException: self('after_cancel_train')
+        except CancelException as e: raise _misplaced(e) from e
+    def _end_fit(self, error=None):
+        try: super()._end_fit(error)
+        except CancelException as e: raise _misplaced(e) from e
 
 # %% ../nbs/05b_early_stopping.ipynb #8c471b7b
 def _random_state(): return random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
@@ -80,11 +88,12 @@ def _optimizer_state(opt) -> Callable[[], None]:
 # %% ../nbs/05b_early_stopping.ipynb #3f94c9d7
 def snapshot(model: nn.Module, opt) -> Callable[[], None]:
     "Keeps parameters, buffers and modes of `model`, state and hyper-parameters of `opt`, and the state of the random numbers; returns a function that puts everything back, bit for bit."
-    tensors, modes = [*model.parameters(), *model.buffers()], [(m, m.training) for m in model.modules()]
-    kept, restore_opt, numbers = [t.detach().clone() for t in tensors], _optimizer_state(opt), _random_state()
+    slots, modes = [(d, k, t) for m in model.modules() for d in (m._parameters, m._buffers) for k, t in d.items()], [(m, m.training) for m in model.modules()]
+    kept, restore_opt, numbers = {t: t.detach().clone() for _, _, t in slots if t is not None}, _optimizer_state(opt), _random_state()
     @torch.no_grad()
     def restore():
-        for t, old in zip(tensors, kept): t.copy_(old)
+        for d, k, t in slots: d[k] = t   # a buffer may have been replaced by another tensor
+        for t, old in kept.items(): t.copy_(old)
         for m, mode in modes: m.training = mode
         restore_opt()
         _set_random_state(numbers)
@@ -93,31 +102,40 @@ def snapshot(model: nn.Module, opt) -> Callable[[], None]:
 # %% ../nbs/05b_early_stopping.ipynb #67959fc6
 class LR_Find(Callback):
     """Raises the rate of all groups exponentially from `min_lr` to `max_lr` in `max_iter` training batches and takes down `lrs` and `losses`; stops early when the loss exceeds ten times its best, or isn't finite.
-    Then model, optimizer and random numbers are as they were before, bit for bit, however it ended. Give `fit` epochs enough for `max_iter` batches; validation is skipped."""
+    Then model, optimizer and random numbers (a generator of the training loader's own, too) are as they were before, bit for bit, however it ended. Give `fit` epochs enough
+    for `max_iter` batches; validation is skipped."""
     _order = 10   # after any scheduler
     def __init__(self, max_iter: int = 100, min_lr: float = 1e-6, max_lr: float = 10.):
         if max_iter < 2 or not 0 < min_lr < max_lr: raise ValueError(f'LR_Find goes from min_lr up to max_lr in 2 batches or more, not from {min_lr} to {max_lr} in {max_iter}')
-        self.max_iter, self.sched, self.restore = max_iter, sched_exp(min_lr, max_lr), None
+        self.max_iter, self.sched, self.restore, self.shuffling = max_iter, sched_exp(min_lr, max_lr), None, ()
     def begin_fit(self):
         self.restore = snapshot(self.run.model, self.run.opt)
         self.setters = [hyper_setter(g, 'lr') for g in hyper_groups(self.run.opt)]
+        dl = self.run.data.train_dl
+        own = {g for o in (dl, getattr(dl, 'sampler', None)) if isinstance(g := getattr(o, 'generator', None), torch.Generator)}
+        self.shuffling = [(g, g.get_state()) for g in own]   # a loader may have random numbers of its own
         self.lrs, self.losses, self.average, self.best = [], [], None, math.inf
     def begin_batch(self):
-        lr = self.sched(len(self.lrs)/(self.max_iter - 1))
-        for put in self.setters: put(lr)
-        self.lrs.append(lr)
+        self.lr = self.sched(len(self.lrs)/(self.max_iter - 1))
+        for put in self.setters: put(self.lr)
     def after_loss(self):
         loss = self.run.loss.item()
+        self.lrs.append(self.lr)
         self.losses.append(loss)
         self.average = loss if self.average is None else .7*self.average + .3*loss
-        if not math.isfinite(loss) or self.average > 10*self.best: raise CancelTrainException()
+        if not math.isfinite(loss) or self.average > self.best + 9*abs(self.best): raise CancelTrainException()
         self.best = min(self.best, self.average)
     def after_batch(self):
         if len(self.lrs) >= self.max_iter: raise CancelTrainException()
     def begin_validate(self): raise CancelEpochException()
+    def after_epoch(self):
+        run = self.run
+        if run.epoch == run.epochs - 1: run.logger(f'LR_Find: the sweep ended with the epochs, at batch {len(self.lrs)} of {self.max_iter}: give fit more of them')
     def after_fit(self):
-        if self.restore: self.restore()
-        self.restore = None
+        if self.restore:
+            self.restore()
+            for g, state in self.shuffling: g.set_state(state)
+        self.restore, self.setters, self.shuffling = None, (), ()   # they hold the model
     def suggestions(self) -> dict[str, float]: return suggest_lrs(self.lrs, self.losses)
     def plot(self, ax=None): return plot_lrs(self.lrs, self.losses, ax)
 
@@ -131,10 +149,11 @@ def _read_sweep(lrs, losses):
     return lrs, losses, smooth(losses.clip(max=losses[:10].max()), .7)
 
 def suggest_lrs(lrs, losses) -> dict[str, float]:
-    "From a sweep: `steepest`, where the smoothed loss falls fastest on its way to the minimum, and `tenth_of_minimum`. A `ValueError` if there are fewer than 10 finite losses."
+    "From a sweep: `steepest`, where the smoothed loss falls fastest on its way to the minimum, and `tenth_of_minimum`. A `ValueError` if there are fewer than 10 finite losses, or if it never falls."
     lrs, losses, smoothed = _read_sweep(lrs, losses)
     lowest = smoothed.argmin()
-    slope = np.gradient(smoothed)[:max(lowest, 1)]
+    if lowest == 0: raise ValueError(f'the loss never falls in this sweep, not even at its first rate of {lrs[0]:.2g}: start at a lower min_lr')
+    slope = np.gradient(smoothed)[:lowest]
     return dict(steepest=float(lrs[slope.argmin()]), tenth_of_minimum=float(lrs[lowest]/10))
 
 def plot_lrs(lrs, losses, ax=None):
@@ -142,8 +161,9 @@ def plot_lrs(lrs, losses, ax=None):
     lrs, losses, smoothed = _read_sweep(lrs, losses)
     low, high = min(losses.min(), smoothed.min()), losses[:10].max()
     ax = plot_smoothed(lrs, losses, ax, smoothed, xlabel='learning rate', xscale='log', ylim=(low - .05*(high - low), high + .3*(high - low)))
-    for (name, lr), colour in zip(suggest_lrs(lrs, losses).items(), ('tab:red', 'tab:green')): ax.axvline(lr, ls='--', color=colour, label=f'{name.replace("_", " ")}: {lr:.2g}')
-    ax.legend(fontsize=8)
+    marks = suggest_lrs(lrs, losses) if smoothed.argmin() else {}   # where it never falls, there is nothing to suggest
+    for (name, lr), colour in zip(marks.items(), ('tab:red', 'tab:green')): ax.axvline(lr, ls='--', color=colour, label=f'{name.replace("_", " ")}: {lr:.2g}')
+    ax.legend(fontsize=8, loc='lower left')
     return ax
 
 LR_Finder = LR_Find
@@ -151,7 +171,7 @@ LR_Finder = LR_Find
 # %% ../nbs/05b_early_stopping.ipynb #95689205
 class EarlyStopping(Callback):
     """Ends the training when `metric` hasn't improved by more than `min_delta` for `patience` epochs in a row. `metric` is a column of `AvgStatsCallback.history`: 'valid_loss', 'train_loss', or a metric's name
-    such as 'accuracy', which means the validation's. `mode` says what is better: 'min' (for a loss, the default) or 'max'. NaN is no improvement. Needs an `AvgStatsCallback`; afterwards see `best` and `best_epoch`."""
+    such as 'accuracy', which means the validation's. `mode` says what is better: 'min' (for a loss, the default) or 'max'. NaN is no improvement; an epoch without the figure doesn't count. Needs an `AvgStatsCallback`; afterwards see `best` and `best_epoch`."""
     _order = 100   # after everybody else has seen the epoch
     def __init__(self, metric: str = 'valid_loss', patience: int = 3, min_delta: float = 0., mode: str | None = None):
         self.metric = metric if metric.startswith(('train_', 'valid_')) else f'valid_{metric}'
@@ -161,11 +181,13 @@ class EarlyStopping(Callback):
         self.patience, self.min_delta, self.sign = patience, min_delta, 1 if mode == 'min' else -1
     def begin_fit(self):
         self.best, self.best_epoch, self.waited = math.inf*self.sign, None, 0
-        if not hasattr(self.run, 'avg_stats'): raise ValueError('EarlyStopping reads its metric from AvgStatsCallback: give the run one')
-        names = [f'{p}_{n}' for p in ('train', 'valid') for n in self.run.avg_stats.train_stats.names]
-        if self.metric not in names: raise ValueError(f'EarlyStopping: there is no metric {self.metric!r}; there are {", ".join(names)}')
+        columns = {f'{p}_{n}': cb for cb in self.run.cbs if isinstance(cb, AvgStatsCallback) for p in ('train', 'valid') for n in cb.train_stats.names}
+        if not columns: raise ValueError('EarlyStopping reads its metric from AvgStatsCallback: give the run one')
+        if self.metric not in columns: raise ValueError(f'EarlyStopping: there is no metric {self.metric!r}; there are {", ".join(columns)}')
+        self.stats = columns[self.metric]
     def after_epoch(self):
-        value = self.run.avg_stats.history[-1].get(self.metric, math.nan)
+        if self.metric not in (row := self.stats.history[-1]): return   # nothing was validated, say
+        value = row[self.metric]
         if (self.best - value)*self.sign > self.min_delta: self.best, self.best_epoch, self.waited = value, self.run.epoch, 0
         else: self.waited += 1
         if self.waited < self.patience: return
@@ -179,18 +201,19 @@ class TerminateOnNaN(Callback):
     _order, name = 90, 'terminate_on_nan'
     def __init__(self, every: int = 10): self.every = every
     def begin_fit(self): self.recent, self.stopped_at = [], None
-    def begin_epoch(self): self.done = 0
     def after_loss(self):
-        if not self.run.in_train: return
-        self.done += 1
-        self.recent.append(self.run.loss.detach())
+        run = self.run
+        if not run.in_train: return
+        self.recent.append((run.epoch, run.train_eval.done, run.loss.detach()))   # done: the epoch's batches before this one, cancelled ones too
         if len(self.recent) >= self.every: self.look()
     def begin_validate(self): self.look()
+    def after_epoch(self): self.look()   # if another callback cancelled the validation
     def look(self):
         "Read the losses that weren't read yet."
-        losses, self.recent = self.recent, []
-        bad = [i for i, ok in enumerate(torch.stack(losses).isfinite().tolist()) if not ok] if losses else []
+        recent, self.recent = self.recent, []
+        bad = [r for r, ok in zip(recent, torch.stack([loss for *_, loss in recent]).isfinite().tolist()) if not ok] if recent else []
         if not bad: return
-        self.stopped_at = self.run.epoch, self.done - len(losses) + bad[0]
-        self.run.logger('stopped: the loss was {} in epoch {}, batch {}'.format(losses[bad[0]].item(), *self.stopped_at))
+        *place, loss = bad[0]
+        self.stopped_at = tuple(place)
+        self.run.logger('stopped: the loss was {} in epoch {}, batch {}'.format(loss.item(), *place))
         raise CancelTrainException()

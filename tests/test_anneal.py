@@ -1,5 +1,5 @@
 "Lesson 05's schedules: properties for any ends and fractions, and any optimizer's hyper-parameters."
-import copy, math
+import copy, math, pickle
 import pytest
 from hypothesis import given, settings, strategies as st
 from exp.nb_05b import Runner
@@ -166,3 +166,27 @@ def test_a_recorder_starts_anew_with_each_fit_and_draws():
     assert len(run.recorder.loss_values(2)) == 3 and len(run.recorder.loss_values(99)) == 0
 
 def test_get_model_func(): assert tiny(get_model_func(.25)).opt.param_groups[0]['lr'] == .25
+
+def test_callbacks_keep_no_parameters_after_a_fit_and_can_be_pickled():
+    learn, sched = tiny(), combine_scheds([.3, .7], cos_1cycle_anneal(.1, .2, .05))
+    run = Runner([Recorder(), ParamScheduler('lr', sched)])
+    run.fit(1, learn)
+    assert not run.recorder.groups and not run.lr_scheduler.todo
+    scheduler = pickle.loads(pickle.dumps(run.lr_scheduler))
+    assert [scheduler.sched_funcs(p) for p in (0, .4, 1)] == [sched(p) for p in (0, .4, 1)]
+    assert len(pickle.loads(pickle.dumps(run.recorder)).losses) == 5
+    other = Runner([scheduler, Recorder()])
+    other.fit(1, tiny())
+    assert other.recorder.lrs == run.recorder.lrs
+
+@pytest.mark.parametrize('sched', [sched_lin, sched_cos, sched_exp, sched_no])
+def test_schedules_can_be_pickled(sched): assert pickle.loads(pickle.dumps(sched(1., .5)))(.3) == sched(1., .5)(.3)
+
+def test_smooth_has_no_value_far_from_every_finite_one():
+    s = smooth([2.]*5 + [math.nan]*300)
+    assert np.isnan(s[-1]) and s[:50] == pytest.approx(2.) and np.isnan(smooth([1., math.inf], 0.)[1]) and np.isnan(smooth([math.nan]*3)).all()
+
+def test_leaving_out_more_losses_than_there_are():
+    run = Runner(Recorder())
+    run.fit(1, tiny())
+    assert [len(run.recorder.loss_values(k)) for k in (0, 1, 5, 6, 8, 99)] == [5, 4, 0, 0, 0, 0]

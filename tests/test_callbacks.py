@@ -330,3 +330,84 @@ def test_optimizers_and_data_are_only_used_as_such():
     learn.opt = SimpleNamespace(step=lambda: (steps.append(1), opt.step()), zero_grad=opt.zero_grad)
     nb_04.Runner().fit(2, learn)
     assert len(steps) == 12
+
+# what a first reader found
+
+@RUNNERS
+@pytest.mark.parametrize('spoil', [lambda learn: nn.Linear(2, 2), lambda learn: Learner(learn.model, None, F.cross_entropy, learn.data), lambda learn: None], ids=['a model', 'no optimizer', 'None'])
+def test_a_wrong_learner_leaves_the_run_usable(Runner, spoil):
+    run, learn = Runner(), tiny()
+    with pytest.raises(AttributeError): run.fit(1, spoil(learn))
+    assert run.learn is None
+    run.fit(1, learn)
+
+@RUNNERS
+def test_an_optimizer_that_fails_while_cleaning_up(Runner):
+    run, learn = Runner(), tiny()
+    opt, calls = learn.opt, []
+    def zero_grad():
+        calls.append(1)
+        if len(calls) > 7: raise OSError('gone')
+    learn.opt = SimpleNamespace(step=opt.step, zero_grad=zero_grad)
+    with pytest.raises(OSError, match='gone'): run.fit(1, learn)
+    assert run.learn is None and run.model is None
+    learn.opt = opt
+    run.fit(1, learn)
+
+@RUNNERS
+def test_a_batch_begins_without_the_last_ones_results(Runner):
+    seen = []
+    class Look(Callback):
+        def begin_batch(self): seen.append((self.run.pred, self.run.loss))
+    Runner(Look()).fit(1, tiny())
+    assert len(seen) > 6 and set(seen) == {(None, None)}
+
+@RUNNERS
+def test_the_same_callback_twice_is_refused(Runner):
+    cb = AvgStatsCallback()
+    with pytest.raises(ValueError, match='given twice'): Runner([cb, cb])
+    run = Runner(cb)
+    with pytest.raises(ValueError, match='given twice'): run.add_cbs([cb])
+    assert [o.name for o in run.cbs] == ['train_eval', 'avg_stats']
+
+@RUNNERS
+@pytest.mark.parametrize('when', ['before', 'during'])
+def test_a_callback_that_is_at_work_is_not_taken_away(Runner, when):
+    shared = AvgStatsCallback()
+    early = Runner(shared) if when == 'before' else None
+    class Inner(Callback):
+        _order = 5
+        def begin_epoch(self):
+            with pytest.raises(ValueError, match='at work in the fit of another run'): (early or Runner(shared)).fit(1, tiny())
+            Runner(AvgStatsCallback())
+    run = Runner([shared, Inner()])
+    run.logger = lambda line: None
+    run.fit(1, tiny())
+    assert shared.run is run and len(shared.history) == 1
+
+@pytest.mark.parametrize('name', ['Cbs', 'CbsCallback', 'Events'])
+def test_a_callback_cannot_be_named_like_what_the_host_keeps(name):
+    with pytest.raises(ValueError, match='would hide'): nb_04.Runner(type(name, (Callback,), {})())
+
+def test_metrics_of_one_name_are_numbered():
+    def topk(pred, yb, k): return (pred.topk(k, 1).indices == yb[:, None]).any(1).float().mean()
+    run = nb_04.Runner(AvgStatsCallback([partial(topk, k=1), partial(topk, k=2), partial(topk, k=4)]))
+    run.logger = lambda line: None
+    run.fit(1, tiny())
+    row = run.avg_stats.history[0]
+    assert row['valid_topk'] <= row['valid_topk_2'] <= row['valid_topk_3'] == 1.
+
+def test_a_callback_among_the_makers_is_told_where_it_belongs():
+    with pytest.raises(TypeError, match='objects go into cbs'): nb_04.Runner(cb_funcs=[AvgStatsCallback(accuracy)])
+
+def test_a_missing_attribute_on_an_array_is_reported_as_itself():
+    class Odd(nb_04.Runner):
+        @property
+        def odd(self): return np.zeros(3).nothing
+    cb = Callback()
+    Odd(cb)
+    with pytest.raises(AttributeError, match="'numpy.ndarray' object has no attribute 'nothing'"): cb.odd
+
+@pytest.mark.parametrize('xb', [['abc'], 'abc', 3, [3.]])
+def test_a_batch_of_unknown_size(xb):
+    with pytest.raises(TypeError, match="anybody's guess"): AvgStats().accumulate(SimpleNamespace(xb=xb, yb=None, pred=None, loss=torch.tensor(1.)))

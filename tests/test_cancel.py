@@ -1,8 +1,8 @@
 "Lesson 05b's exceptions from every event, and callbacks that stop a training: finder, early stopping, NaN guard."
-import copy, math, random
+import copy, math, pickle, random
 import pytest
-from exp.nb_05b import (AvgStatsCallback, Callback, CancelBatchException, CancelEpochException, CancelException, CancelStepException, CancelTrainException, DataBunch, Dataset, EarlyStopping, F, LR_Find, LR_Finder,
-                        ParamScheduler, Recorder, Runner, SimpleNamespace, TerminateOnNaN, create_learner, get_dls, get_model, nn, np, optim, partial, plt, sched_no, set_seed, snapshot, suggest_lrs, torch)
+from exp.nb_05b import (accuracy, AvgStatsCallback, Callback, CancelBatchException, CancelEpochException, CancelException, CancelStepException, CancelTrainException, DataBunch, Dataset, EarlyStopping, F, LR_Find, LR_Finder,
+                        ParamScheduler, Recorder, Runner, SimpleNamespace, TerminateOnNaN, create_learner, get_dls, get_model, nn, np, optim, partial, plot_lrs, plt, sched_no, set_seed, snapshot, suggest_lrs, torch)
 
 EVENTS = [e for e in Runner.events if 'cancel' not in e]
 IN_BATCH = 'begin_batch after_pred after_loss after_backward after_step'.split()
@@ -207,17 +207,19 @@ def test_suggestions_and_plot():
 
 def stopped(values, **kw):
     cb = EarlyStopping(**kw)
-    cb.set_runner(SimpleNamespace(avg_stats=SimpleNamespace(train_stats=SimpleNamespace(names=['loss', 'accuracy']), history=[]), logger=lambda line: None))
+    stats = AvgStatsCallback(accuracy)
+    cb.set_runner(SimpleNamespace(cbs=[stats], logger=lambda line: None))
     cb.begin_fit()
     for cb.run.epoch, v in enumerate(values):
-        cb.run.avg_stats.history.append({cb.metric: v})
+        stats.history.append({} if v is None else {cb.metric: v})
         try: cb.after_epoch()
         except CancelTrainException: return cb.run.epoch, cb.best_epoch
 
 @pytest.mark.parametrize('values, kw, expected', [
     ([3, 2, 1, 1, 1, 1], dict(patience=3), (5, 2)), ([3, 2, 1], dict(patience=1), None), ([1, 1], dict(patience=1), (1, 0)), ([1, .95, .91, .5, .6, .6], dict(patience=2, min_delta=.06), (5, 3)),
     ([1, 2, 3, 2, 2], dict(patience=2, metric='accuracy', mode='max'), (4, 2)), ([math.nan, math.nan], dict(patience=2), (1, None)), ([1, math.nan, math.nan], dict(patience=2), (2, 0)), ([1, math.nan, .5, .6], dict(patience=2), None),
-    ([-math.inf, -1], dict(patience=1), (1, 0)), ([2, 1, 1], dict(patience=1, metric='train_loss'), (2, 1)), ([1, 2, 1], dict(patience=2, mode='max'), None)])
+    ([-math.inf, -1], dict(patience=1), (1, 0)), ([2, 1, 1], dict(patience=1, metric='train_loss'), (2, 1)), ([1, 2, 1], dict(patience=2, mode='max'), None),
+    ([1, None, None, 2, None, 2], dict(patience=2), (5, 0))])
 def test_early_stopping(values, kw, expected): assert stopped(values, **kw) == expected
 
 def test_early_stopping_starts_anew_with_each_fit():
@@ -261,3 +263,131 @@ def test_a_healthy_training_is_left_alone():
     run = quiet(TerminateOnNaN(3))
     run.fit(2, tiny())
     assert run.terminate_on_nan.stopped_at is None and run.said == [] and run.n_iter == 10
+
+# what a first reader found
+
+class CancelAt(Callback):
+    "Raises `error` at `event` of the training batches (or epochs) whose number is in `ns`."
+    def __init__(self, event, error, *ns, order=0):
+        self.error, self.ns, self._order = error, ns, order
+        setattr(self, event, self.maybe)
+    def maybe(self):
+        if self.in_train and self.n_iter in self.ns: raise self.error()
+
+@pytest.mark.parametrize('event', ['begin_batch', 'after_pred'])
+def test_a_recorder_has_no_entry_for_a_batch_without_a_loss(event):
+    run = quiet(Recorder(), AvgStatsCallback(), CancelAt(event, CancelBatchException, 0, 3, 5))
+    run.fit(2, tiny())
+    assert len(run.recorder.losses) == len(run.recorder.lrs[0]) == 7 and run.n_iter == 10 and run.avg_stats.train_stats.count == 4*8
+
+@pytest.mark.parametrize('every', [1, 3, 100])
+def test_the_batch_that_went_bad_is_named_where_others_cancel(every):
+    class NoValidation(Callback):
+        def begin_validate(self): raise CancelEpochException()
+    run = quiet(NoValidation(), Poison(3), TerminateOnNaN(every))
+    run.fit(3, tiny())
+    assert run.terminate_on_nan.stopped_at == (0, 3)
+    run = quiet(CancelAt('begin_batch', CancelBatchException, 0, 1, 6), Poison(8), TerminateOnNaN(every))
+    run.fit(3, tiny())
+    assert run.terminate_on_nan.stopped_at == (1, 3)
+
+def test_a_buffer_that_forward_replaces_comes_back():
+    class Ema(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer('ema', torch.zeros(()))
+            self.register_buffer('nothing', None)
+        def forward(self, x):
+            self.ema = .9*self.ema + x.detach().mean()
+            return x
+    learn = tiny()
+    learn.model = nn.Sequential(Ema(), learn.model)
+    ema = learn.model[0].ema
+    restore = snapshot(learn.model, learn.opt)
+    quiet().fit(1, learn)
+    assert learn.model[0].ema is not ema and learn.model[0].ema != 0
+    restore()
+    assert learn.model[0].ema is ema and ema == 0 and learn.model[0].nothing is None
+
+def test_a_cancelled_epoch_leaves_no_gradients_to_the_next():
+    clean = []
+    class Look(Callback):
+        def begin_epoch(self): clean.append(all(p.grad is None for p in self.model.parameters()))
+        def begin_validate(self): clean.append(all(p.grad is None for p in self.model.parameters()))
+    quiet(CancelAt('after_backward', CancelEpochException, 2), Look()).fit(2, tiny())
+    assert clean == [True]*4
+
+def test_leaving_the_validation_leaves_training_as_it_was():
+    "Gradients that are being added up over the end of an epoch are not validation's business."
+    class AddUp(Callback):
+        def after_backward(self):
+            if self.n_iter == 4: raise CancelBatchException()
+    class NoValidation(Callback):
+        def begin_validate(self): raise CancelEpochException()
+    results = []
+    for more in ([], [NoValidation()]):
+        learn = tiny()
+        learn.data.valid_dl = list(learn.data.valid_dl)
+        set_seed(1)
+        quiet(AddUp(), *more).fit(2, learn)
+        results.append([p.detach() for p in learn.model.parameters()])
+    assert all(map(torch.equal, *results))
+
+def test_rates_and_losses_of_a_sweep_with_cancelled_batches_belong_together():
+    used = []
+    class Used(Callback):
+        _order = 50
+        def after_loss(self): used.append((self.opt.param_groups[0]['lr'], self.loss.item()))
+    run = quiet(LR_Find(8, 1e-3, .1), CancelAt('after_pred', CancelBatchException, 1, 4), Used())
+    run.fit(9, tiny())
+    assert len(run.lr_find.losses) == 8 and list(zip(run.lr_find.lrs, run.lr_find.losses)) == used
+
+def test_a_sweep_that_runs_out_of_batches_says_so():
+    run = quiet(LR_Find(100))
+    run.fit(2, tiny())
+    assert run.said == ['LR_Find: the sweep ended with the epochs, at batch 10 of 100: give fit more of them']
+    run = quiet(LR_Find(10))
+    run.fit(2, tiny())
+    assert run.said == []
+
+def test_a_sweep_that_only_rises_suggests_nothing():
+    lrs = np.geomspace(1e-3, 1, 30)
+    with pytest.raises(ValueError, match='never falls'): suggest_lrs(lrs, np.linspace(1, 2, 30))
+    plt.close(plot_lrs(lrs, np.linspace(1, 2, 30)).figure)
+
+def test_a_sweep_of_a_negative_loss_goes_on():
+    learn = tiny()
+    learn.loss_func = lambda pred, yb: F.cross_entropy(pred, yb) - 100
+    run = quiet(LR_Find(20, 1e-4, 1e-2))
+    run.fit(9, learn)
+    assert len(run.lr_find.losses) == 20
+
+def test_a_sweep_puts_a_loaders_own_random_numbers_back():
+    results = []
+    for sweep in (True, False):
+        learn = tiny()
+        learn.data = DataBunch(*get_dls(learn.data.train_ds, learn.data.valid_ds, 8, generator=torch.Generator().manual_seed(5)), 4)
+        if sweep: quiet(LR_Find(10)).fit(5, learn)
+        quiet().fit(2, learn)
+        results.append([p.detach() for p in learn.model.parameters()])
+    assert all(map(torch.equal, *results))
+
+def test_a_finder_lets_go_of_the_model_and_can_be_pickled():
+    run, learn = quiet(LR_Find(10)), tiny()
+    run.fit(5, learn)
+    other = pickle.loads(pickle.dumps(run.lr_find))
+    assert other.lrs == run.lr_find.lrs and not other.setters and len(pickle.dumps(run.lr_find)) < 2000
+    quiet(other).fit(5, tiny())
+
+def test_early_stopping_with_stats_by_another_name():
+    class Mine(AvgStatsCallback): pass
+    run = quiet(Mine(), EarlyStopping(patience=1, min_delta=1e9))
+    run.fit(5, tiny())
+    assert run.early_stopping.best_epoch == 0 and len(run.mine.history) == 2
+
+@pytest.mark.parametrize('event', ['after_fit', 'after_cancel_train'])
+def test_cancelling_when_the_training_is_over_already_says_so(event):
+    run = quiet(Once('after_step', CancelTrainException()), Once(event, CancelTrainException()))
+    with pytest.raises(RuntimeError, match='CancelTrainException was raised where there is nothing'): run.fit(1, tiny())
+    assert run.learn is None
+    run.fit(1, tiny())
