@@ -113,7 +113,18 @@ def check_callback(cb, events: tuple[str, ...]):
         looks_like_one = re.match('(begin|before|after)_', k) or difflib.get_close_matches(k, events, 1, .85)
         if looks_like_one and callable(getattr(cb, k)): raise AttributeError(f'{type(cb).__name__}.{k} would never be called, since no event has this name; {_nearest(k, events)}')
 
-# %% ../nbs/04_callbacks.ipynb #f41c5648
+# %% ../nbs/04_callbacks.ipynb #f4fb4c7c
+def _check_free(host, cb):
+    if cb.run is not host and getattr(cb.run, 'learn', None) is not None: raise ValueError(f'this {type(cb).__name__} is at work in the fit of another run: give each run one of its own')
+
+def _check_new(host, cb, others):
+    "Raise an error unless `cb` can be added to `host` beside the `others`."
+    check_callback(cb, host.events)
+    if hasattr(type(host), cb.name): raise ValueError(f'a callback named {cb.name!r} would hide run.{cb.name}: rename its class, or override its `name`')
+    if any(cb is o for o in others): raise ValueError(f'this {type(cb).__name__} is given twice: each event would call it twice; make another one')
+    _check_free(host, cb)
+
+# %% ../nbs/04_callbacks.ipynb #fb4238ba
 class CallbackHost:
     "Holds callbacks, each as an attribute under its name too (a second of one name gets `_2`), and calls them at `events`; a subclass says which those are, and may add some."
     events: tuple[str, ...] = ()
@@ -124,18 +135,12 @@ class CallbackHost:
     def add_cbs(self, cbs):
         "Add a callback or several; raises what `check_callback` raises, or a `ValueError` if one is here already, is at work in another run's fit, or has a name of the run's own, and then adds none."
         cbs = listify(cbs)
-        for i, cb in enumerate(cbs):
-            check_callback(cb, self.events)
-            if hasattr(type(self), cb.name): raise ValueError(f'a callback named {cb.name!r} would hide run.{cb.name}: rename its class, or override its `name`')
-            if any(cb is o for o in [*self.cbs, *cbs[:i]]): raise ValueError(f'this {type(cb).__name__} is given twice: each event would call it twice; make another one')
-            self._check_free(cb)
+        for i, cb in enumerate(cbs): _check_new(self, cb, [*self.cbs, *cbs[:i]])
         self.cbs += cbs
         self.attach()
-    def _check_free(self, cb):
-        if cb.run is not self and getattr(cb.run, 'learn', None) is not None: raise ValueError(f'this {type(cb).__name__} is at work in the fit of another run: give each run one of its own')
     def attach(self):
         "Order the callbacks, make them known by name, and list for each event the methods that exist."
-        for cb in self.cbs: self._check_free(cb)
+        for cb in self.cbs: _check_free(self, cb)
         self.cbs.sort(key=lambda cb: cb._order)
         for cb, name in zip(self.cbs, _numbered(cb.name for cb in self.cbs)):
             setattr(self, name, cb)

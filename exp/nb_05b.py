@@ -100,20 +100,14 @@ def snapshot(model: nn.Module, opt) -> Callable[[], None]:
     return restore
 
 # %% ../nbs/05b_early_stopping.ipynb #67959fc6
-class LR_Find(Callback):
-    """Raises the rate of all groups exponentially from `min_lr` to `max_lr` in `max_iter` training batches and takes down `lrs` and `losses`; stops early when the loss exceeds ten times its best, or isn't finite.
-    Then model, optimizer and random numbers (a generator of the training loader's own, too) are as they were before, bit for bit, however it ended. Give `fit` epochs enough
-    for `max_iter` batches; validation is skipped."""
+class _Sweep(Callback):
+    "Raises the rate of all groups, takes down `lrs` and `losses`, and ends the training when it is done; what it did to the model stays done."
     _order = 10   # after any scheduler
     def __init__(self, max_iter: int = 100, min_lr: float = 1e-6, max_lr: float = 10.):
         if max_iter < 2 or not 0 < min_lr < max_lr: raise ValueError(f'LR_Find goes from min_lr up to max_lr in 2 batches or more, not from {min_lr} to {max_lr} in {max_iter}')
-        self.max_iter, self.sched, self.restore, self.shuffling = max_iter, sched_exp(min_lr, max_lr), None, ()
+        self.max_iter, self.sched = max_iter, sched_exp(min_lr, max_lr)
     def begin_fit(self):
-        self.restore = snapshot(self.run.model, self.run.opt)
         self.setters = [hyper_setter(g, 'lr') for g in hyper_groups(self.run.opt)]
-        dl = self.run.data.train_dl
-        own = {g for o in (dl, getattr(dl, 'sampler', None)) if isinstance(g := getattr(o, 'generator', None), torch.Generator)}
-        self.shuffling = [(g, g.get_state()) for g in own]   # a loader may have random numbers of its own
         self.lrs, self.losses, self.average, self.best = [], [], None, math.inf
     def begin_batch(self):
         self.lr = self.sched(len(self.lrs)/(self.max_iter - 1))
@@ -131,11 +125,29 @@ class LR_Find(Callback):
     def after_epoch(self):
         run = self.run
         if run.epoch == run.epochs - 1: run.logger(f'LR_Find: the sweep ended with the epochs, at batch {len(self.lrs)} of {self.max_iter}: give fit more of them')
+    def after_fit(self): self.setters = ()   # they hold the model
+
+# %% ../nbs/05b_early_stopping.ipynb #c1b218bb
+def _keep_generators(dl) -> Callable[[], None]:
+    "Keeps the states of the loader's own generators of random numbers; returns a function that puts them back."
+    own = {g for o in (dl, getattr(dl, 'sampler', None)) if isinstance(g := getattr(o, 'generator', None), torch.Generator)}
+    kept = [(g, g.get_state()) for g in own]
+    def restore():
+        for g, state in kept: g.set_state(state)
+    return restore
+
+class LR_Find(_Sweep):
+    """Raises the rate of all groups exponentially from `min_lr` to `max_lr` in `max_iter` training batches and takes down `lrs` and `losses`; stops early when the loss exceeds ten times its best, or isn't finite.
+    Then model, optimizer and random numbers (a generator of the training loader's own, too) are as they were before, bit for bit, however it ended. Give `fit` epochs enough
+    for `max_iter` batches; validation is skipped."""
+    restores = ()
+    def begin_fit(self):
+        self.restores = snapshot(self.run.model, self.run.opt), _keep_generators(self.run.data.train_dl)
+        super().begin_fit()
     def after_fit(self):
-        if self.restore:
-            self.restore()
-            for g, state in self.shuffling: g.set_state(state)
-        self.restore, self.setters, self.shuffling = None, (), ()   # they hold the model
+        super().after_fit()
+        restores, self.restores = self.restores, ()   # they hold the model
+        for restore in restores: restore()
     def suggestions(self) -> dict[str, float]: return suggest_lrs(self.lrs, self.losses)
     def plot(self, ax=None): return plot_lrs(self.lrs, self.losses, ax)
 
