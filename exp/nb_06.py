@@ -57,7 +57,7 @@ class CudaCallback(Callback):
         self.model.to(self.target)
         if any(p is not q for p, q in zip(before, self.model.parameters())):
             raise RuntimeError(f'moving the model to {self.target} made new parameters, and the optimizer has the old ones: move the model first, then make the optimizer')
-        if isinstance(self.opt, optim.Optimizer) and self.opt.state: self.opt.load_state_dict(self.opt.state_dict())
+        if getattr(self.opt, 'state', None): self.opt.load_state_dict(self.opt.state_dict())
     def begin_batch(self): self.run.xb, self.run.yb = to_device(self.run.xb, self.target), to_device(self.run.yb, self.target)
 
 # %% ../nbs/06_cuda_cnn_hooks_init.ipynb #47157f55
