@@ -1,0 +1,181 @@
+"The command `python -m exp.train_imagenette`: folders of any shape, mistakes in one line, runs that repeat and resume exactly."
+import functools, json, os, re, subprocess, sys
+import matplotlib
+matplotlib.use('Agg')
+import numpy as np
+import pytest, torch
+from PIL import Image
+from exp import train_imagenette as ti
+from exp.nb_11 import Callback, load_learner
+
+def make_images(root, classes=('cat', 'dog'), n=6, seed=0):
+    rng = np.random.default_rng(seed)
+    for c, name in enumerate(classes):
+        (root/name).mkdir(parents=True)
+        for i in range(n):
+            a = rng.integers(0, 90, (24, 30, 3), dtype=np.uint8)
+            a[..., c % 3] += 120
+            Image.fromarray(a).save(root/name/f'{i}.png')
+    return root
+
+@pytest.fixture
+def images(tmp_path): return make_images(tmp_path/'images')
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch):
+    "So that a run takes a second."
+    monkeypatch.setitem(ti._archs, 'xresnet18', functools.partial(ti.XResNet.create, 1, [1]))
+
+def argv(images, out, *more, epochs=2): return [str(o) for o in ('--data', images, '--arch', 'xresnet18', '--size', 16, '--bs', 4, '--epochs', epochs, '--workers', 0, '--out', out, *more)]
+
+def results(out): return json.loads((out/'results.json').read_text())
+
+def without_times(history): return [{k: v for k, v in h.items() if k != 'time'} for h in history]
+
+def error_of(args, capsys):
+    "The one line that a mistake is answered with."
+    try: status = ti.train_main([str(a) for a in args])
+    except SystemExit as e: status = e.code
+    err = capsys.readouterr().err
+    assert status == 2 and err.count('\n') == 1, (status, err)
+    return err
+
+class Stop(Callback):
+    "A crash in the second epoch."
+    def begin_batch(self):
+        if self.run.epoch == 1: raise KeyboardInterrupt
+
+def cut_off(args, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr(ti, 'sched_1cycle', lambda *args, f=ti.sched_1cycle: [*f(*args), Stop()])
+        assert ti.train_main(args) == 130
+
+# runs
+
+def test_all_files_are_written(images, tmp_path):
+    out = tmp_path/'run'
+    assert ti.train_main(argv(images, out)) == 0
+    assert {o.name for o in out.iterdir()} == {'checkpoints', 'curves.png', 'log.csv', 'model.pth', 'results.json', 'settings.json'}
+    r = results(out)
+    assert r['accuracy'] == r['history'][-1]['valid_accuracy'] and len(r['history']) == 2 and r['data']['categories'] == ['cat', 'dog'] and r['settings']['bs'] == 4
+    log = (out/'log.csv').read_text().splitlines()
+    assert len(log) == 3 and log[0].startswith('epoch,train_loss')
+    assert Image.open(out/'curves.png').size[0] > 500
+
+def test_folders_train_and_val(tmp_path):
+    for part, n in (('train', 6), ('val', 3)): make_images(tmp_path/'d'/part, n=n)
+    ti.train_main(argv(tmp_path/'d', tmp_path/'run', epochs=1))
+    assert {k: results(tmp_path/'run')['data'][k] for k in ('train', 'valid')} == dict(train=12, valid=6)
+
+def test_folder_valid_will_do(tmp_path):
+    for part in ('train', 'valid'): make_images(tmp_path/'d'/part, n=3)
+    ti.train_main(argv(tmp_path/'d', tmp_path/'run', epochs=1))
+    assert results(tmp_path/'run')['data']['valid'] == 6
+
+def test_a_folder_without_val_is_split_by_the_seed(images):
+    def split(*more): return [p.name for p in ti.image_data(ti.train_parser().parse_args(argv(images, 'x', *more))).valid_ds.x.items]
+    assert split() == split() != split('--seed', 1)
+    assert len(split('--valid', .5)) == 6
+
+def test_the_exported_model_predicts(images, tmp_path):
+    ti.train_main(argv(images, tmp_path/'run'))
+    loaded = load_learner(tmp_path/'run'/'model.pth')
+    probs = loaded.predict(images/'cat'/'0.png').probs
+    assert loaded.vocab == ['cat', 'dog'] and probs.shape == (2,) and loaded.valid_tfms[1].size == (16, 16)
+
+@pytest.mark.parametrize('more', [('--mixup', .3), ('--amp',), ('--no-channels-last',), ('--smooth', 0)])
+def test_options(images, tmp_path, more):
+    assert ti.train_main(argv(images, tmp_path/'run', *more, epochs=1)) == 0
+
+def test_a_last_batch_of_one_image_is_left_out(tmp_path):
+    for part, n in (('train', 5), ('val', 1)): make_images(tmp_path/'d'/part, n=n)
+    Image.new('RGB', (20, 20)).save(tmp_path/'d'/'train'/'cat'/'more.png')   # 11 = 2*5 + 1
+    data = ti.image_data(ti.train_parser().parse_args(argv(tmp_path/'d', 'x') + ['--bs', '5']))
+    assert len(data.train_dl) == 2
+
+# the same again
+
+def test_a_seed_repeats_a_run(images, tmp_path):
+    for name, seed in dict(a=1, b=1, c=2).items(): ti.train_main(argv(images, tmp_path/name, '--seed', seed))
+    a, b, c = (without_times(results(tmp_path/name)['history']) for name in 'abc')
+    assert a == b != c
+
+@pytest.mark.parametrize('more', [(), ('--workers', 1), ('--mixup', .4)])
+def test_a_resumed_run_is_as_if_uninterrupted(images, tmp_path, monkeypatch, more):
+    whole, cut = tmp_path/'whole', tmp_path/'cut'
+    assert ti.train_main(argv(images, whole, *more, epochs=3)) == 0
+    cut_off(argv(images, cut, *more, epochs=3), monkeypatch)
+    assert not (cut/'results.json').exists()
+    assert ti.train_main(argv(images, cut, *more, '--resume', epochs=3)) == 0
+    assert without_times(results(whole)['history']) == without_times(results(cut)['history'])
+    a, b = (torch.load(o/'model.pth', weights_only=True)['model'] for o in (whole, cut))
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
+    assert [line.split(',')[0] for line in (cut/'log.csv').read_text().splitlines()] == ['epoch', '0', '1', '2']
+
+def test_resuming_a_finished_run_trains_no_more(images, tmp_path):
+    ti.train_main(argv(images, tmp_path/'run'))
+    before = results(tmp_path/'run')['history']
+    assert ti.train_main(argv(images, tmp_path/'run', '--resume')) == 0
+    assert results(tmp_path/'run')['history'] == before
+
+def test_resume_without_a_run_starts_one(images, tmp_path):
+    assert ti.train_main(argv(images, tmp_path/'run', '--resume', epochs=1)) == 0
+
+def test_a_damaged_checkpoint_is_named(images, tmp_path, monkeypatch, capsys):
+    cut_off(argv(images, tmp_path/'run'), monkeypatch)
+    file = next((tmp_path/'run'/'checkpoints').iterdir())
+    file.write_bytes(file.read_bytes()[:500])
+    capsys.readouterr()
+    assert file.name in error_of(argv(images, tmp_path/'run', '--resume'), capsys)
+
+# mistakes
+
+@pytest.mark.parametrize('more, message', [(('--epochs', 0), 'not a whole number from 1'), (('--lr', 'fast'), 'not a number'), (('--arch', 'vgg'), 'vgg'), (('--size', 3), 'from 16'), (('--smooth', 2), 'to 1'), (('--what',), '--what')])
+def test_bad_arguments(images, tmp_path, capsys, more, message):
+    assert message in error_of(argv(images, tmp_path/'run', *more), capsys)
+    assert not (tmp_path/'run').exists()
+
+def test_out_is_required(capsys): assert '--out' in error_of(['--epochs', 1], capsys)
+
+def test_a_run_is_not_overwritten(images, tmp_path, capsys):
+    ti.train_main(argv(images, tmp_path/'run', epochs=1))
+    assert '--resume' in error_of(argv(images, tmp_path/'run', epochs=1), capsys)
+
+def test_other_files_are_not_mixed_with(images, tmp_path, capsys):
+    (tmp_path/'run').mkdir()
+    (tmp_path/'run'/'mine.txt').write_text('')
+    assert 'other files' in error_of(argv(images, tmp_path/'run'), capsys)
+
+def test_resume_with_other_settings(images, tmp_path, capsys):
+    ti.train_main(argv(images, tmp_path/'run', epochs=1))
+    err = error_of(argv(images, tmp_path/'run', '--resume', '--lr', .5, epochs=3), capsys)
+    assert '--epochs was 1, not 3' in err and '--lr was' in err
+
+@pytest.mark.parametrize('what, message', [('missing', 'd: there is no'), ('empty', 'no file'), ('text', 'no file ending'), ('one class', '1 class'), ('broken', 'bad.png'), ('few', 'lower --bs'), ('unseen', 'dog')])
+def test_bad_folders(tmp_path, capsys, what, message):
+    d = tmp_path/'d'
+    if what != 'missing': d.mkdir()
+    if what == 'text': (d/'a.txt').write_text('')
+    if what == 'one class': make_images(d/'x', classes=['cat'])
+    if what in ('broken', 'few'): make_images(d/'x', n=6 if what == 'broken' else 2)
+    if what == 'broken': (d/'x'/'cat'/'bad.png').write_bytes(b'no image')
+    if what == 'unseen':
+        make_images(d/'train', classes=['cat', 'cow'])
+        make_images(d/'val', classes=['cat', 'dog'])
+    assert message in error_of(argv(d, tmp_path/'run'), capsys)
+    assert not (tmp_path/'run').exists()
+
+# as a command
+
+def command(root, *args):
+    return subprocess.run([sys.executable, '-m', 'exp.train_imagenette', *args], cwd=root, capture_output=True, text=True, env={**os.environ, 'MPLBACKEND': 'Agg'})
+
+def test_help_explains_every_option(root):
+    done = command(root, '--help')
+    options = [a.option_strings[-1] for a in ti.train_parser()._actions]
+    assert done.returncode == 0 and all(o.removeprefix('--no-') in done.stdout for o in options) and all(a.help for a in ti.train_parser()._actions)
+    assert 'default: None' not in done.stdout and f"default: {ti.imagenette_recipe['lr']}" in re.sub(r'\s+', ' ', done.stdout)
+
+def test_the_command_fails_with_status_2(root, tmp_path):
+    done = command(root, '--data', str(tmp_path/'gone'), '--out', str(tmp_path/'run'))
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'gone' in done.stderr and not done.stdout
