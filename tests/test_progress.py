@@ -1,10 +1,15 @@
 "Lesson 09c: what is shown of a training, and the log that outlives it."
-import csv, io, math, pickle, subprocess, sys, os, signal
+import math, os, pickle, signal, subprocess, sys
 import pytest
 from hypothesis import given, strategies as st
 from exp import nb_09c
-from exp.nb_09c import (AvgStatsCallback, BarView, CSVLogger, Callback, CancelBatchException, CancelEpochException, CancelTrainException, DataBunch, Dataset, EarlyStopping, F, Learner, LineView, Path, ProgressCallback, SaveCheckpoint,
-                        TerminateOnNaN, accuracy, as_cells, clock, get_dls, nn, pd, pick_view, read_log, set_seed, share_done, sgd_opt, time_left, torch)
+from exp.nb_09c import (AvgStatsCallback, BarView, CSVLogger, Callback, CancelBatchException, CancelEpochException, DataBunch, Dataset, EarlyStopping, F, Learner, LineView, Path, ProgressCallback, SaveCheckpoint,
+                        accuracy, as_cells, clock, get_dls, nn, pd, read_log, set_seed, share_done, time_left, torch)
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    "A test's files needn't survive a power cut."
+    monkeypatch.setattr(os, 'fsync', lambda fd: None)
 
 def learner(*cbs, n=40, metrics=accuracy, seed=1):
     set_seed(seed)
