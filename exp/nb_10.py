@@ -44,6 +44,7 @@ def default_crop_size(w: int, h: int, ratio: float = 1.) -> tuple[float, float]:
 # %% ../nbs/10_augmentation.ipynb #9b28c061
 def _draft(img, box, size):
     "Has a JPEG that isn't decoded yet decoded at 1/2, 1/4 or 1/8 of its size, where `box` keeps `size` pixels or more; returns the box in the image as it is now."
+    if box[2] - box[0] < 2*size[0] or box[3] - box[1] < 2*size[1]: return box
     w, h = img.size
     draft = getattr(img, 'draft', None)
     done = draft and draft(None, (math.ceil(w*size[0]/(box[2] - box[0])), math.ceil(h*size[1]/(box[3] - box[1]))))
