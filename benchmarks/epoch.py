@@ -1,0 +1,90 @@
+"""A training epoch beside the sum of its parts: python -m benchmarks.epoch [--images N] [--rounds N] [--workers N...] [--arch NAME] [--size PIXELS] [--threads N]
+
+Lesson 11's training of an XResNet on Imagenette-160 (random resized crop, flip, bytes, normalisation, one step of Adam a batch), on `images` of its files. In each round, and by turns: the loader alone, which only hands its batches over;
+the model alone, with batches that are there already; and the Learner's epoch, which does both. `waited` is the share of the epoch's time in which the training process stood waiting for the next batch, after the first;
+`of the parts` is the epoch's images a second, as a ratio to those of the slower of its parts, as if the two could go on side by side without getting in each other's way (on a CPU they can't: they share its cores).
+The real Imagenette-160 where it can be had (EXP_DATA, EXP_MIRROR), else the built-in sample.
+"""
+import argparse, statistics, time
+
+import torch
+
+from benchmarks.machine import machine
+
+class Waiting:
+    "A loader that takes down how long each batch was waited for."
+    def __init__(self, dl): self.dl, self.seconds = dl, []
+    def __len__(self): return len(self.dl)
+    def __getattr__(self, k): return getattr(self.dl, k)
+    def __iter__(self):
+        it = iter(self.dl)
+        for _ in range(len(self.dl)):
+            start = time.perf_counter()
+            batch = next(it)
+            self.seconds.append(time.perf_counter() - start)
+            yield batch
+
+def make(images, workers, arch, size, bs):
+    "The learner, without bars and metrics, and where the files are."
+    import exp.nb_11 as nb
+    path = nb.untar_data(nb.URLs.IMAGENETTE_160)
+    il = nb.ImageList.from_files(path/'train', tfms=[nb.make_rgb, nb.RandomResizedCrop(size, scale=(.35, 1.)), nb.PilRandomFlip(), nb.to_byte_tensor])
+    il.items = [il.items[i] for i in torch.randperm(len(il), generator=torch.Generator().manual_seed(0)).tolist()[:images]]
+    for f in il.items: f.read_bytes()
+    ll = nb.LabeledData.label_by_func(il, nb.parent_labeler, proc_y=nb.CategoryProcessor())
+    kw = dict(num_workers=workers, persistent_workers=True) if workers else {}
+    data = nb.DataBunch(nb.DataLoader(ll, bs, shuffle=True, drop_last=True, **kw), None, 3, len(ll.proc_y.vocab))
+    learn = nb.cnn_learner(getattr(nb, arch), data, nb.LabelSmoothingCrossEntropy(), nb.adam_opt(wd=.01), lr=1e-3, norm=nb.norm_imagenette, progress=False, channels_last=True)
+    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, nb.AvgStatsCallback)])
+    return learn, path
+
+def rounds_of(learn, rounds):
+    "For each round, the seconds of the loader alone, of the model alone, of the epoch, and of waiting in it."
+    dl, rows = learn.data.train_dl, []
+    ready = list(dl)   # also starts the workers
+    for i in range(rounds + 1):
+        start = time.perf_counter()
+        for _ in dl: pass
+        loader = time.perf_counter() - start
+        def fit(batches):
+            learn.data.train_dl = batches
+            start = time.perf_counter()
+            learn.fit(1)
+            if learn_device(learn) == 'cuda': torch.cuda.synchronize()
+            return time.perf_counter() - start
+        model, waiting = fit(ready), Waiting(dl)
+        epoch = fit(waiting)
+        learn.data.train_dl = dl
+        if i: rows.append((loader, model, epoch, sum(waiting.seconds[1:])))   # the first round warms up
+    return rows
+
+def learn_device(learn): return next(learn.model.parameters()).device.type
+
+def main(images=384, rounds=3, workers=(0, 2), arch='xresnet18', size=128, bs=32, threads=0) -> None:
+    "Print the table of parts, for each number of workers."
+    before = torch.get_num_threads()
+    if threads: torch.set_num_threads(threads)
+    try:
+        print('| workers | loader alone, images/s | model alone | epoch | of the parts | waited |\n| --- | --- | --- | --- | --- | --- |')
+        for n in workers:
+            learn, path = make(images, n, arch, size, bs)
+            rows = rounds_of(learn, rounds)
+            seen = len(learn.data.train_dl)*bs
+            loader, model, epoch = (statistics.median(seen/r[k] for r in rows) for k in range(3))
+            ratio, waited = statistics.median(max(r[0], r[1])/r[2] for r in rows), statistics.median(r[3]/r[2] for r in rows)
+            print(f'| {n} | {loader:.0f} | {model:.1f} | {epoch:.1f} | {ratio:.2f} | {waited:.1%} |', flush=True)
+        print(f'\n{path.name}, {seen} images in batches of {bs}, {size} x {size}, {arch} on {learn_device(learn)}, {torch.get_num_threads()} threads, medians of {rounds} rounds')
+    finally: torch.set_num_threads(before)
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--images', type=int, default=384)
+    p.add_argument('--rounds', type=int, default=3)
+    p.add_argument('--workers', type=int, nargs='+', default=[0, 2])
+    p.add_argument('--arch', default='xresnet18')
+    p.add_argument('--size', type=int, default=128)
+    p.add_argument('--bs', type=int, default=32)
+    p.add_argument('--threads', type=int, default=0, help='for the model; default: all')
+    args = p.parse_args()
+    print(f'{machine()}\n')
+    main(args.images, args.rounds, args.workers, args.arch, args.size, args.bs, args.threads)
