@@ -139,8 +139,8 @@ def _keep_generators(dl) -> Callable[[], None]:
 class LR_Find(_Sweep):
     """Raises the rate of all groups exponentially from `min_lr` to `max_lr` in `max_iter` training batches and takes down `lrs` and `losses`; stops early when the loss exceeds ten times its best, or isn't finite.
     Then model, optimizer and random numbers (a generator of the training loader's own, too) are as they were before, bit for bit, however it ended. Give `fit` epochs enough
-    for `max_iter` batches; validation is skipped."""
-    restores = ()
+    for `max_iter` batches; validation is skipped. A run knows it as `lr_finder`."""
+    name, restores = 'lr_finder', ()
     def begin_fit(self):
         self.restores = snapshot(self.run.model, self.run.opt), _keep_generators(self.run.data.train_dl)
         super().begin_fit()

@@ -51,6 +51,7 @@ class CudaCallback(Callback):
 
     The default is `default_device()`, asked when the fit begins. The optimizer may have been made before; the model stays there after the fit. A `RuntimeError` on devices where moving makes new
     parameters (XLA, meta), which the optimizer would know nothing of: move the model yourself there, and then make the optimizer."""
+    _order = -5   # before those that read the optimizer: loading its state replaces the groups that they would hold
     def __init__(self, device: str | torch.device | None = None): self.device = device
     def begin_fit(self):
         self.target, before = torch.device(self.device or default_device()), list(self.model.parameters())

@@ -146,8 +146,8 @@ def test_a_sweep_leaves_no_trace(end, opt, trained):
 def test_the_rates_of_a_sweep_are_those_that_it_trained_with():
     run = quiet(Recorder(), LR_Find(8, 1e-3, .1), ParamScheduler('lr', sched_no(7., 7.)))
     run.fit(9, tiny())
-    assert run.recorder.lrs[0][:7] == run.lr_find.lrs[:7]
-    ratios = np.divide(run.lr_find.lrs[1:], run.lr_find.lrs[:-1])
+    assert run.recorder.lrs[0][:7] == run.lr_finder.lrs[:7]
+    ratios = np.divide(run.lr_finder.lrs[1:], run.lr_finder.lrs[:-1])
     assert ratios == pytest.approx([ratios[0]]*7)
 
 def test_a_sweep_moves_all_groups_and_puts_them_back():
@@ -195,9 +195,9 @@ def test_a_sweep_that_makes_no_sense(kw):
 def test_suggestions_and_plot():
     run = quiet(LR_Find(40, 1e-3, 10))
     run.fit(9, tiny())
-    s = run.lr_find.suggestions()
+    s = run.lr_finder.suggestions()
     assert set(s) == {'steepest', 'tenth_of_minimum'} and all(1e-4 <= v <= 10 for v in s.values())
-    ax = run.lr_find.plot()
+    ax = run.lr_finder.plot()
     assert (ax.get_xscale(), ax.get_xlabel(), ax.get_ylabel()) == ('log', 'learning rate', 'loss')
     plt.close(ax.figure)
     with pytest.raises(ValueError, match='too short'): suggest_lrs([1e-3, 1e-2], [1., math.nan])
@@ -340,7 +340,7 @@ def test_rates_and_losses_of_a_sweep_with_cancelled_batches_belong_together():
         def after_loss(self): used.append((self.opt.param_groups[0]['lr'], self.loss.item()))
     run = quiet(LR_Find(8, 1e-3, .1), CancelAt('after_pred', CancelBatchException, 1, 4), Used())
     run.fit(9, tiny())
-    assert len(run.lr_find.losses) == 8 and list(zip(run.lr_find.lrs, run.lr_find.losses)) == used
+    assert len(run.lr_finder.losses) == 8 and list(zip(run.lr_finder.lrs, run.lr_finder.losses)) == used
 
 def test_a_sweep_that_runs_out_of_batches_says_so():
     run = quiet(LR_Find(100))
@@ -360,7 +360,7 @@ def test_a_sweep_of_a_negative_loss_goes_on():
     learn.loss_func = lambda pred, yb: F.cross_entropy(pred, yb) - 100
     run = quiet(LR_Find(20, 1e-4, 1e-2))
     run.fit(9, learn)
-    assert len(run.lr_find.losses) == 20
+    assert len(run.lr_finder.losses) == 20
 
 def test_a_sweep_puts_a_loaders_own_random_numbers_back():
     results = []
@@ -375,8 +375,8 @@ def test_a_sweep_puts_a_loaders_own_random_numbers_back():
 def test_a_finder_lets_go_of_the_model_and_can_be_pickled():
     run, learn = quiet(LR_Find(10)), tiny()
     run.fit(5, learn)
-    other = pickle.loads(pickle.dumps(run.lr_find))
-    assert other.lrs == run.lr_find.lrs and not other.setters and len(pickle.dumps(run.lr_find)) < 2000
+    other = pickle.loads(pickle.dumps(run.lr_finder))
+    assert other.lrs == run.lr_finder.lrs and not other.setters and len(pickle.dumps(run.lr_finder)) < 2000
     quiet(other).fit(5, tiny())
 
 def test_early_stopping_with_stats_by_another_name():

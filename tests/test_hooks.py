@@ -82,6 +82,16 @@ def test_cuda_callback_on_the_cpu_changes_nothing():
         results.append(model[0].weight.detach().clone())
     assert torch.equal(*results)
 
+def test_what_reads_the_optimizer_reads_that_of_this_fit_too():
+    "Loading an optimizer's own state makes new groups of parameters; whoever holds the old ones would see, and set, rates that nobody uses."
+    model, data = mlp(), problem()
+    learn = Learner(model, torch.optim.Adam(model.parameters(), lr=.01), F.cross_entropy, data)
+    for rate in (.01, .003):
+        recorder = nb_06.Recorder()
+        run = Runner([recorder, nb_06.ParamScheduler('lr', nb_06.sched_no(rate, rate)), CudaCallback('cpu')])
+        run.fit(1, learn)
+        assert set(recorder.lrs[0]) == {rate} and learn.opt.param_groups[0]['lr'] == rate
+
 # shapes
 
 @settings(max_examples=60, deadline=None)
