@@ -402,10 +402,6 @@ class Learner(Learner):
         return _joined(parts)
 
 # %% ../nbs/09b_learner.ipynb #076190d5
-class _Finder(LR_Find):
-    "The callback, under another name: a learner's `lr_find` is a method."
-    name = 'lr_finder'
-
 class Learner(Learner):
     """All of a training in one object: `Learner(model, data, loss_func)`, then `fit(epochs)`; `save`, `load`, `validate`, `get_preds`, `lr_find`.
 
@@ -413,10 +409,6 @@ class Learner(Learner):
     for groups; `lr` is one rate, or a list of one for each group. Callbacks (`cbs` are objects, `cb_funcs` make some) have it as `self.run`, and during a fit as
     `self.learn`. What they put in the place of `model`, `opt`, `loss_func` or `data` is for that fit only. A callback's class may have `keeps`, the names of
     attributes that `save` keeps, and `fit_only = True`, if it has no part in `validate`, `get_preds` and `lr_find`."""
-    def add_cbs(self, cbs):
-        for cb in (cbs := listify(cbs)):
-            if type(cb) is LR_Find: cb.__class__ = _Finder
-        super().add_cbs(cbs)
     def lr_find(self, max_iter: int = 100, min_lr: float = 1e-6, max_lr: float = 10., plot: bool = True, ax=None) -> dict[str, float]:
         "Sweep the rate of all groups from `min_lr` to `max_lr` (`LR_Find`), draw the losses, and return its suggestions. Everything is as it was afterwards. Takes `max_iter` training batches."
         finder = LR_Find(max_iter, min_lr, max_lr)
