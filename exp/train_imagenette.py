@@ -71,7 +71,7 @@ def image_data(args) -> DataBunch:
 def image_learner(args, data: DataBunch) -> ImageLearner:
     "The learner that `args` describe, its weights drawn with `args.seed`."
     set_seed(args.seed)
-    opt_func = adam_opt(wd=args.wd, **{k: imagenette_recipe[k] for k in ('mom', 'sqr_mom', 'eps')})
+    opt_func = muon_opt(wd=args.wd, **{k: imagenette_recipe[k] for k in ('mom', 'sqr_mom', 'eps', 'adam_share')})
     learn = cnn_learner(_archs[args.arch], data, LabelSmoothingCrossEntropy(args.smooth), opt_func, lr=args.lr, norm=norm_imagenette, mixup=args.mixup,
                         channels_last=args.channels_last, xtra_cb=[Recorder, *[AmpCallback]*args.amp], progress=int(os.environ.get('RANK', 0)) == 0)
     if args.compile: learn.model.compile()
