@@ -1,0 +1,595 @@
+"Lesson 12's texts where the lesson doesn't look: any text at all, odd files and tables, processes that die, files that are damaged or dangerous."
+import copy, io, json, multiprocessing, os, pickle, random, re, signal, subprocess, sys
+from collections import Counter
+from pathlib import Path
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch.utils.data import DataLoader
+import exp.nb_12 as nb
+
+quick = settings(max_examples=80, deadline=None)
+# texts that hit the rules often, beside all others
+pieces = st.sampled_from(['a', 'no', 'No', 'NO', ' ', '  ', '\n', '\t', '.', ',', '!!!!', '&amp;', '&#39;', 'amp;', '#39;', ';', '#', '/', '<br />', '<', '>', 'é', 'İ', 'ß', 'ǅ', '\xa0', '\u2028', '\x1c', "'", '"', '2222', '@', ' @-@ ', ':', ')', ':)', '-', '_', '漢字', '🙂'])
+texts = st.one_of(st.text(), st.lists(pieces, max_size=20).map(''.join))
+token_lists = st.lists(st.lists(st.text('abC', min_size=1, max_size=3), max_size=8), max_size=8)
+corpora = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=6), max_size=8)
+
+def squeezed(t): return re.sub(r' +', '', t)
+
+# rules, for any text
+
+@quick
+@given(texts)
+def test_sub_br_changes_breaks_only_and_leaves_none(t):
+    res = nb.sub_br(t)
+    assert not re.search(r'<\s*br\s*/?\s*>', res, re.I) or '<' in re.sub(r'<\s*br\s*/?\s*>', '', t, flags=re.I)
+    if '<' not in t: assert res == t
+
+@quick
+@given(texts)
+def test_spec_add_spaces_adds_spaces_only(t):
+    res = nb.spec_add_spaces(t)
+    assert squeezed(res) == squeezed(t)
+    assert all(res[m.start() - 1] == ' ' == res[m.end()] for m in re.finditer('[/#]', res))
+
+@quick
+@given(texts)
+def test_rm_useless_spaces_leaves_single_spaces_and_all_words(t):
+    res = nb.rm_useless_spaces(t)
+    assert '  ' not in res and res.split() == t.split() and nb.rm_useless_spaces(res) == res
+
+@quick
+@given(texts.filter(lambda t: 'xxrep' not in t))
+def test_replace_rep_can_be_undone(t):
+    assert re.sub(r' xxrep (\d+) (\S) ', lambda m: m[2]*int(m[1]), nb.replace_rep(t)) == t
+
+@quick
+@given(texts, st.sampled_from('!a.9é🙂'), st.integers(1, 30))
+def test_replace_rep_counts(t, c, n):
+    res = nb.replace_rep(c*n)
+    assert res == (f' xxrep {n} {c} ' if n >= 4 else c*n)
+
+@quick
+@given(texts.filter(lambda t: 'xxwrep' not in t))
+def test_replace_wrep_keeps_all_words(t):
+    undone = re.sub(r'xxwrep (\d+) (\w+)', lambda m: ' '.join([m[2]]*int(m[1])), nb.replace_wrep(t))
+    assert re.findall(r'\w+', undone) == re.findall(r'\w+', t)
+
+@quick
+@given(st.text('abcé1_', min_size=1, max_size=4), st.integers(1, 6), st.sampled_from([' ', '  ', ', ', ',  ']))
+def test_replace_wrep_counts_from_three_on(word, n, sep):
+    assert nb.replace_wrep(sep.join([word]*n)) == (f' xxwrep {n} {word} ' if n >= 3 else sep.join([word]*n))
+
+@quick
+@given(texts)
+def test_fixup_leaves_alone_what_is_not_damaged(t):
+    res = nb.fixup_text(t)
+    if not set(t) & set('&;@<\xa0'): assert res == t
+    assert '\xa0' not in res or '&' in t or ';' in t
+
+@quick
+@given(st.text('abcdefgXYZ ', max_size=8), st.sampled_from(['amp', 'quot', 'nbsp']))
+def test_a_word_that_ends_like_an_entity_stays(word, entity):
+    t = f'{word}x{entity}; {word}'
+    assert nb.fixup_text(t) == t
+
+@pytest.mark.parametrize('before, after', [('AT&amp;T', 'AT&T'), ('stamp;', 'stamp;'), ('&amp;lt;', '&lt;'), ('&#x27;', "'"), ('it&#39;s', "it's"), ('China #39;s', "China 's"), ('item #39; done', 'item #39; done'),
+                                           ('&#xD800;', '\ufffd'), ('&#99999999;', '&#99999999;'), ('a &copy b', 'a &copy b'), ('$#36;5', '$$5'), ('<unk>', 'xxunk'), ('5 @,@ 000', '5,000')])
+def test_fixup_examples(before, after): assert nb.fixup_text(before) == after
+
+words = st.lists(texts.map(str.strip).filter(bool), max_size=6)
+
+@quick
+@given(words, words)
+@pytest.mark.parametrize('rule', [nb.replace_all_caps, nb.deal_caps])
+def test_rules_marked_by_word_keep_their_promise(rule, a, b):
+    assert rule.by_word and rule(a + b) == rule(a) + rule(b) and rule([]) == []
+
+@quick
+@given(words)
+def test_caps_are_gone_but_not_forgotten(toks):
+    res = nb.deal_caps(nb.replace_all_caps(toks))
+    assert all(t == t.lower() for t in res)
+    assert [t for t in res if t not in ('xxup', 'xxmaj')] == [t.lower() for t in toks if t.lower() not in ('xxup', 'xxmaj')]
+
+def test_both_marks_for_capitals_appear():
+    assert nb.TokenizeProcessor().proc1('GREAT Great great I A U.S. iPhone')[1:-1] == 'xxup great xxmaj great great i a xxup u.s. iphone'.split()
+
+# tokens
+
+tok = nb.TokenizeProcessor(max_workers=1)
+
+@quick
+@given(texts)
+def test_any_text_becomes_tokens(t):
+    toks = tok.proc1(t)
+    assert toks[0] == nb.BOS and toks[-1] == nb.EOS
+    assert all(o and (not any(c.isspace() for c in o) or set(o) == {'\n'}) for o in toks)
+    assert toks == nb.TokenizeProcessor(max_workers=1, tokenizer=tok.tokenizer).proc1(t)   # whatever was kept before
+    assert isinstance(nb.show_text(toks), str)
+
+@quick
+@given(st.lists(st.sampled_from(["don't", 'e.g.', 'U.S.', ':)', ':', ')', 'a.m.', '10', 'Mr.', "'s", '(', '"', 'can', 'not', 'gon', 'na', '...', '-', 'o', '_', '3', '<']), max_size=8))
+def test_word_by_word_is_what_spacy_does_with_the_whole_text(pieces):
+    t, spacy = ' '.join(pieces), tok.tokenizer
+    assert [o for w in t.split() for o in spacy(w)] == spacy(t)
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(texts, max_size=12), st.integers(1, 5))
+def test_chunks_do_not_matter(ts, size):
+    a, b = (nb.TokenizeProcessor(max_workers=1, chunksize=n, tokenizer=tok.tokenizer)(o) for n, o in ((2000, ts), (size, iter(ts))))
+    assert a.words == b.words and (a.corpus.ids == b.corpus.ids).all() and (a.corpus.offsets == b.corpus.offsets).all()
+    assert list(a) == [tok.proc1(t) for t in ts]
+
+def test_processes_do_not_matter_and_keep_the_order():
+    ts = [f'text number {i} of MANY, {"very "*(i % 5)}long' for i in range(450)]
+    a, b = (nb.TokenizeProcessor(max_workers=n)(ts) for n in (1, 3))
+    assert a.words == b.words and (a.corpus.ids == b.corpus.ids).all()
+    assert b[449] == tok.proc1(ts[449])
+
+def test_files_are_read_by_the_workers_and_errors_name_them(tmp_path):
+    for i in range(250): (tmp_path/f'{i:03}.txt').write_text(f'text {i}', encoding='utf-8')
+    files = nb.TextList.from_files(tmp_path).items
+    assert nb.TokenizeProcessor(max_workers=2)(files)[7] == ['xxbos', 'text', '7', 'xxeos']
+    files[123].write_bytes(b'caf\xe9 \xff')
+    with pytest.raises(nb.DataError, match='123.txt is not UTF-8'): nb.TokenizeProcessor(max_workers=2)(files)
+
+def test_long_words_and_a_full_memory_change_nothing():
+    kept = nb._Kept(lambda w: [w[:1]], most=3)
+    assert [kept[w] for w in 'ab cd ef gh ij ab'.split()] == [('a',), ('c',), ('e',), ('g',), ('i',), ('a',)] and len(kept) <= 3
+    kept['x'*1000]
+    assert 'x'*1000 not in kept
+
+def test_rules_of_your_own_and_their_order():
+    def shout(x): return [t.upper() for t in x]
+    def first(x): return ['first', *x]
+    first._order = -1
+    assert nb.TokenizeProcessor(post_rules=[shout, first], max_workers=1).proc1('a b') == ['FIRST', 'A', 'B']
+    assert nb.TokenizeProcessor(tokenizer=lambda t: t.split('-'), pre_rules=[], post_rules=[]).proc1('a b-c') == ['a b', 'c']
+
+def test_a_processor_can_be_copied_and_pickled():
+    proc = nb.TokenizeProcessor(max_workers=1)
+    proc.proc1('some words')
+    for other in (copy.deepcopy(proc), pickle.loads(pickle.dumps(proc))): assert other.proc1('Some OTHER words') == proc.proc1('Some OTHER words')
+
+def test_languages():
+    assert 'z.b.' in nb.TokenizeProcessor('de').proc1('Er kam z.B. heute')
+    with pytest.raises(ValueError, match="lang='xy'"): nb.TokenizeProcessor('xy')(['a'])
+
+def test_spacy_is_imported_only_when_a_text_is_tokenized(root):
+    code = 'import sys\nfrom exp.nb_12 import *\nTokenizeProcessor()\nassert "spacy" not in sys.modules and "sentencepiece" not in sys.modules'
+    subprocess.run([sys.executable, '-c', code], cwd=root, check=True)
+
+@quick
+@given(texts)
+def test_settings_make_the_same_processor(t): assert again.proc1(t) == tok.proc1(t)
+
+again = nb.TokenizeProcessor.from_settings(json.loads(json.dumps(tok.settings())), max_workers=1)
+
+def test_settings_know_what_they_cannot_store():
+    def mine(t): return t
+    with pytest.raises(ValueError, match='mine is a rule'): nb.TokenizeProcessor(pre_rules=[mine]).settings()
+    with pytest.raises(ValueError, match='pass known='): nb.TokenizeProcessor(tokenizer=mine).settings()
+    d = nb.TokenizeProcessor(pre_rules=[mine]).settings(known=[mine])
+    with pytest.raises(ValueError, match=r'it needs mine: pass known=\[mine\]'): nb.TokenizeProcessor.from_settings(d)
+    with pytest.raises(ValueError, match='unknown kind'): nb.TokenizeProcessor.from_settings(d | dict(pre_rules=[], tokenizer=dict(kind='magic')))
+
+# processes
+
+def test_parallel_is_lazy_in_its_items():
+    taken = []
+    def items():
+        for i in range(100):
+            taken.append(i)
+            yield i
+    results = nb._in_order(abs, items(), 2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2] and len(taken) < 20
+    results.close()
+
+def test_a_worker_that_dies_is_an_error():
+    with pytest.raises(RuntimeError, match='worker processes died'): nb.parallel(lambda i: os.kill(os.getpid(), signal.SIGKILL), range(4), max_workers=2)
+
+def test_no_process_stays_behind():
+    before = set(multiprocessing.active_children())
+    def bad(i):
+        if i == 3: raise KeyError(i)
+        return i
+    with pytest.raises(KeyError): nb.parallel(bad, range(50), max_workers=2)
+    results = nb._in_order(abs, range(50), 2)
+    next(results)
+    results.close()
+    assert set(multiprocessing.active_children()) <= before
+
+@pytest.mark.parametrize('n', [0, 1])
+def test_parallel_without_processes(n): assert nb.parallel(lambda i: os.getpid(), [1, 2], max_workers=n) == [os.getpid()]*2
+
+def test_what_a_notebook_made_is_done_here_where_processes_start_afresh(monkeypatch):
+    monkeypatch.setattr(nb, '_context', lambda: multiprocessing.get_context('spawn'))
+    def made(i): return os.getpid()
+    made.__module__ = '__main__'
+    assert nb.parallel(made, [1, 2], max_workers=2) == [os.getpid()]*2
+
+def test_processes_that_start_afresh(monkeypatch):
+    monkeypatch.setattr(nb, '_context', lambda: multiprocessing.get_context('spawn'))
+    ts = [f'text {i}' for i in range(200)]
+    assert list(nb.TokenizeProcessor(max_workers=2)(ts)) == [tok.proc1(t) for t in ts]
+
+# corpora
+
+@quick
+@given(corpora, st.data())
+def test_a_corpus_is_indexed_like_a_list(lists, data):
+    c, n = nb.Corpus.from_lists(lists), len(lists)
+    assert [o.tolist() for o in c] == lists and c.n_tokens == sum(map(len, lists)) and all(o.dtype == torch.int64 for o in c)
+    a, b = data.draw(st.integers(-n - 2, n + 2)), data.draw(st.integers(-n - 2, n + 2))
+    assert [o.tolist() for o in c[a:b]] == lists[a:b] and [o.tolist() for o in c[b:a:-1]] == lists[b:a:-1]
+    which = data.draw(st.lists(st.integers(-n, n - 1), max_size=5)) if n else []
+    for kind in (list, np.array, torch.tensor): assert [o.tolist() for o in c[kind(which)]] == [lists[i] for i in which]
+    mask = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    assert [o.tolist() for o in c[mask]] == [o for o, m in zip(lists, mask) if m]
+    assert [o.tolist() for o in c.backwards()[a:b]] == [o[::-1] for o in lists[a:b]] and list(map(len, lists)) == c.lengths.tolist()
+
+def test_bad_indices_of_a_corpus():
+    c = nb.Corpus.from_lists([[1], [2]])
+    for i in (2, -3, [2], [True], 'a', 1.5):
+        with pytest.raises((IndexError, TypeError)): c[i]
+
+@pytest.mark.parametrize('ids, offsets', [([1], [0]), ([1, 2], [0, 3]), ([1, 2], [1, 2]), ([1, 2], [0, 2, 1, 2]), ([[1]], [0, 1]), ([], [])])
+def test_arrays_that_are_no_corpus(ids, offsets):
+    with pytest.raises(ValueError, match='a Corpus needs offsets'): nb.Corpus(ids, offsets)
+
+@settings(max_examples=20, deadline=None)
+@given(corpora, st.booleans(), st.booleans())
+def test_a_corpus_is_saved_and_loaded(tmp_path_factory, lists, mmap, reverse):
+    c = nb.Corpus.from_lists(lists)
+    if reverse: c = c.backwards()
+    folder = c.save(tmp_path_factory.mktemp('corpus')/'c')
+    loaded = nb.Corpus.load(folder, mmap=mmap)
+    assert [o.tolist() for o in loaded] == [o.tolist() for o in c]
+    assert loaded.nbytes <= 4*c.n_tokens + 8*(len(c) + 1)
+    loaded[:1].save(folder)   # over itself, while it is mapped
+    assert len(nb.Corpus.load(folder)) == min(1, len(c))
+
+class Evil:
+    def __reduce__(self): return os.system, ('touch evil',)
+
+def test_damaged_and_dangerous_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = nb.Corpus.from_lists([[1, 2, 3], [4]]).save(tmp_path/'c')
+    good = {f: (folder/f).read_bytes() for f in ('ids.npy', 'offsets.npy')}
+    evil = io.BytesIO()
+    np.save(evil, np.array([Evil()]), allow_pickle=True)
+    bad = [b'', b'rubbish', evil.getvalue(), pickle.dumps(Evil())]
+    for f in good:
+        for content in [*bad, good[f][:-3]]:
+            (folder/f).write_bytes(content)
+            with pytest.raises(nb.DataError, match=f): nb.Corpus.load(folder)
+        (folder/f).unlink()
+        with pytest.raises(nb.DataError, match=f'{f} is missing'): nb.Corpus.load(folder)
+        (folder/f).write_bytes(good[f])
+    np.save(folder/'ids.npy', np.zeros(9, np.int32))
+    with pytest.raises(nb.DataError, match='do not belong together'): nb.Corpus.load(folder)
+    np.save(folder/'ids.npy', np.zeros(4))
+    with pytest.raises(nb.DataError, match='kind of numbers'): nb.Corpus.load(folder)
+    assert not (tmp_path/'evil').exists()
+    with pytest.raises(nb.DataError, match='no folder that Corpus.save'): nb.Corpus.load(tmp_path)
+
+def test_a_save_that_fails_leaves_the_older_one(tmp_path, monkeypatch):
+    nb.Corpus.from_lists([[1]]).save(tmp_path/'c')
+    monkeypatch.setattr(np, 'save', lambda *a, **kw: (_ for _ in ()).throw(OSError('disk full')))
+    with pytest.raises(OSError, match='disk full'): nb.Corpus.from_lists([[2, 3]]).save(tmp_path/'c')
+    assert nb.Corpus.load(tmp_path/'c')[0].tolist() == [1]
+
+@quick
+@given(token_lists, st.integers(1, 4))
+def test_token_lists_from_parts(lists, k):
+    parts = [nb._numbered(lists[i:i + k]) for i in range(0, len(lists), k)]
+    whole, joined = nb.TokenLists.from_lists(lists), nb.TokenLists.join(parts)
+    assert list(joined) == list(whole) == lists and joined.words == whole.words
+    assert nb.count_tokens(joined) == Counter(t for o in lists for t in o) == nb.count_tokens(nb.TokenLists(whole.corpus, whole.words + ['unused']))
+    assert list(whole[::-1]) == lists[::-1]
+
+# vocabulary
+
+@quick
+@given(token_lists, st.integers(9, 14), st.integers(1, 3), st.randoms())
+def test_vocabulary(lists, most, min_freq, rnd):
+    num = nb.NumericalizeProcessor(max_vocab=most, min_freq=min_freq)
+    ids, special = num(lists), [*nb.default_spec_tok, nb.FLD]
+    counts = Counter(t for o in lists for t in o)
+    expected = sorted((t for t in counts if counts[t] >= min_freq), key=lambda t: (-counts[t], t))[:most - 9]
+    assert num.vocab == special + expected
+    assert [num.deproc1(o) for o in ids] == [[t if t in num.otoi else 'xxunk' for t in o] for o in lists]
+    mixed = rnd.sample(lists, len(lists))
+    other = nb.NumericalizeProcessor(max_vocab=most, min_freq=min_freq)
+    other(mixed)
+    assert other.vocab == num.vocab   # whatever the order of the texts
+
+@quick
+@given(token_lists, st.lists(st.text(), max_size=5))
+def test_a_vocabulary_never_changes(lists, unknown):
+    num = nb.NumericalizeProcessor(min_freq=1)
+    num(lists)
+    before = list(num.vocab), dict(num.otoi)
+    num([unknown])
+    num.numericalize(unknown)
+    num.proc1(unknown)
+    assert (num.vocab, num.otoi) == before and type(num.otoi) is dict
+
+def test_bad_vocabularies():
+    with pytest.raises(ValueError, match="has 'a' twice"): nb.NumericalizeProcessor(vocab=['xxunk', 'a', 'b', 'a'])
+    with pytest.raises(ValueError, match='lacks xxunk'): nb.NumericalizeProcessor(vocab=[])
+    for f in ('numericalize', 'deproc1', 'proc1'):
+        with pytest.raises(RuntimeError, match='no vocabulary yet'): getattr(nb.NumericalizeProcessor(), f)([])
+
+@quick
+@given(st.lists(st.sampled_from([*nb.default_spec_tok, 'a', '4', '\n', '.', "n't", '▁', '▁no', '٣', '']), max_size=12))
+def test_any_tokens_can_be_shown(toks): assert isinstance(nb.show_text(toks), str)
+
+# the stream
+
+def goes_on(batches):
+    batches = list(batches)
+    return all(torch.equal(y[:, -1], x2[:, 0]) for (x, y), (x2, _) in zip(batches, batches[1:])) and all(torch.equal(x[:, 1:], y[:, :-1]) for x, y in batches)
+
+streams = dict(lists=st.lists(st.lists(st.integers(0, 99), max_size=30), min_size=1, max_size=8), bs=st.integers(1, 5), bptt=st.integers(1, 6), shuffle=st.booleans(), backwards=st.booleans())
+
+@quick
+@given(**streams, ahead=st.integers(1, 4))
+def test_stream(lists, bs, bptt, shuffle, backwards, ahead):
+    c, n = nb.Corpus.from_lists(lists), sum(map(len, lists))
+    if n//bs < bptt + 1:
+        with pytest.raises(ValueError, match='too few'): nb.LM_PreLoader(c, bs, bptt)
+        return
+    pre = nb.LM_PreLoader(c, bs, bptt, shuffle=shuffle, backwards=backwards)
+    torch.manual_seed(0)
+    batches = list(nb.LMLoader(pre, ahead))
+    order = range(len(lists)) if pre.order is None else pre.order
+    stream = [t for i in order for t in (lists[i][::-1] if backwards else lists[i])]
+    rows = torch.tensor(stream[:n//bs*bs]).view(bs, -1)
+    windows = (rows.shape[1] - 1)//bptt
+    assert len(batches) == windows == len(nb.LMLoader(pre)) and goes_on(batches)
+    assert torch.equal(torch.cat([x for x, _ in batches], 1), rows[:, :windows*bptt]) and torch.equal(torch.cat([y for _, y in batches], 1), rows[:, 1:windows*bptt + 1])
+    assert all(x.is_contiguous() and y.is_contiguous() and x.dtype == y.dtype == torch.int64 for x, y in batches)
+    for (x, y), (x2, y2) in zip(batches, DataLoader(pre, batch_size=bs)): assert torch.equal(x, x2) and torch.equal(y, y2)
+    assert n - windows*bptt*bs < bs*(bptt + 1) + 1
+
+def test_each_epoch_has_another_order_which_a_generator_decides():
+    c = nb.Corpus.from_lists([[i]*3 for i in range(50)])
+    def epochs(): 
+        dl, _ = nb.get_lm_dls(c, c, 2, 5, generator=torch.Generator().manual_seed(1))
+        return [torch.cat([x for x, _ in dl]).tolist() for _ in range(2)]
+    a, b = epochs(), epochs()
+    assert a == b and a[0] != a[1]
+
+def test_validation_keeps_its_order_at_the_same_batch_size():
+    c = nb.Corpus.from_lists([range(100)])
+    _, valid = nb.get_lm_dls(c, c, 4, 5)
+    state = torch.get_rng_state()
+    assert goes_on(valid) and [x.tolist() for x, _ in valid] == [x.tolist() for x, _ in valid] and valid.batch_size == 4
+    assert torch.equal(torch.get_rng_state(), state)
+
+def test_too_few_tokens_say_in_which_set():
+    long, short = nb.Corpus.from_lists([range(1000)]), nb.Corpus.from_lists([[1, 2]])
+    with pytest.raises(ValueError, match='the validation set: 2 tokens are too few for 4 rows of 5'): nb.get_lm_dls(long, short, 4, 5)
+    with pytest.raises(ValueError, match='the training set: 0 tokens'): nb.get_lm_dls(nb.Corpus.from_lists([]), long, 4, 5)
+    with pytest.raises(ValueError, match='bs and bptt must be 1 or more'): nb.LM_PreLoader(long, 0, 5)
+    with pytest.raises(ValueError, match='no numbers yet'): nb.LM_PreLoader(['a text'], 1, 1)
+    with pytest.raises(IndexError): nb.LM_PreLoader(long, 4, 5)[10**6]
+
+def test_a_mapped_corpus_is_read_only_where_it_is_used(tmp_path):
+    n = 4_000_000
+    nb.Corpus(np.arange(n, dtype=np.int32), np.arange(0, n + 1, 400)).save(tmp_path/'c')
+    loaded = nb.Corpus.load(tmp_path/'c')
+    assert loaded.nbytes < 4.4*n and isinstance(loaded.ids.base, np.memmap)
+    x, y = next(iter(nb.LMLoader(nb.LM_PreLoader(loaded, 64, 70, shuffle=True))))
+    assert x.shape == (64, 70) and torch.equal(x[:, 1:], y[:, :-1])
+    assert loaded[7].tolist() == list(range(2800, 3200)) and np.shares_memory(loaded[5:9].ids, loaded.ids)
+
+# samplers and padding
+
+@quick
+@given(st.lists(st.integers(0, 20), max_size=120), st.integers(1, 3), st.integers(0, 2**31))
+def test_sortish_order(keys, bs, seed):
+    order = list(nb.SortishSampler(keys, keys.__getitem__, bs, torch.Generator().manual_seed(seed)))
+    assert sorted(order) == list(range(len(keys)))
+    if len(keys) >= bs: assert keys[order[0]] == max(keys[i] for a in range(0, len(order) - len(order) % bs, bs) for i in order[a:a + bs])
+    assert order == list(nb.SortishSampler(keys, keys.__getitem__, bs, torch.Generator().manual_seed(seed)))
+    for a in range(0, len(order), bs): assert [keys[i] for i in order[a:a + bs]] == sorted((keys[i] for i in order[a:a + bs]), reverse=True)
+
+def test_sorted_order():
+    keys = [3, 9, 1, 9]
+    assert list(nb.SortSampler(keys, keys.__getitem__)) == [1, 3, 0, 2] and list(nb.SortSampler([], keys.__getitem__)) == []
+
+@quick
+@given(st.lists(st.lists(st.integers(2, 99), max_size=6), min_size=1, max_size=5), st.booleans())
+def test_padding(lists, first):
+    x, y = nb.pad_collate([(torch.tensor(o, dtype=torch.long), i) for i, o in enumerate(lists)], pad_first=first)
+    assert x.shape == (len(lists), max(1, max(map(len, lists)))) and y.tolist() == list(range(len(lists)))
+    for row, o in zip(x.tolist(), lists):
+        pad = [1]*(x.shape[1] - len(o))
+        assert row == (pad + o if first else o + pad)
+
+@quick
+@given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 4))
+def test_padding_share_is_that_of_the_batches(lengths, bs):
+    samples = [(torch.full((n,), 5), 0) for n in lengths]
+    batches = [nb.pad_collate(samples[i:i + bs])[0] for i in range(0, len(samples), bs) if any(lengths[i:i + bs])]
+    share = sum((b == 1).sum().item() for b in batches)/max(1, sum(b.numel() for b in batches))
+    assert nb.padding_share(lengths, range(len(lengths)), bs) == pytest.approx(share if batches else 1.)
+
+# the data block
+
+def small_data(n=20, **kw):
+    ts = [f'{"good" if i % 2 else "bad"} film number {i} ' + 'indeed it was so '*(i % 7) for i in range(n)]
+    sd = nb.SplitData(nb.TextList(ts[n//4:]), nb.TextList(ts[:n//4]))
+    return nb.label_by_func(sd, lambda t: t.split()[0], proc_x=[nb.TokenizeProcessor(max_workers=1), nb.NumericalizeProcessor(min_freq=1)], proc_y=nb.CategoryProcessor())
+
+def test_text_lists(tmp_path):
+    (tmp_path/'pos').mkdir()
+    (tmp_path/'pos'/'1.txt').write_text('\ufeffone', encoding='utf-8')
+    il = nb.TextList.from_files(tmp_path)
+    assert il[0] == 'one' and list(il[:1]) == ['one'] and 'pos/1.txt' in repr(il)
+    with pytest.raises(nb.DataError, match='no file ending in .txt'): nb.TextList.from_files(tmp_path, recurse=False)
+    with pytest.raises(FileNotFoundError, match='no such folder'): nb.TextList.from_files(tmp_path/'nowhere')
+
+def test_a_classifier_s_batches_have_every_text_once():
+    ll = small_data()
+    data = nb.clas_databunchify(ll, 4)
+    def texts_of(dl): return sorted(tuple(t for t in row if t != 1) + (int(l),) for x, y in dl for row, l in zip(x.tolist(), y))
+    assert texts_of(data.train_dl) == sorted((*x.tolist(), y) for x, y in ll.train) and texts_of(data.valid_dl) == sorted((*x.tolist(), y) for x, y in ll.valid)
+    assert data.vocab == ['bad', 'good'] and data.c_out == 2 and data.text_vocab == ll.train.proc_x[1].vocab and not data.is_lm
+
+def test_validation_does_not_touch_the_global_random_numbers():
+    data = nb.clas_databunchify(small_data(), 4)
+    state = torch.get_rng_state()
+    list(data.valid_dl)
+    assert torch.equal(torch.get_rng_state(), state)
+
+def test_backwards_is_the_same_text_from_its_end():
+    ll = small_data()
+    forward, back = (next(iter(nb.clas_databunchify(ll, 1, backwards=b).valid_dl))[0][0] for b in (False, True))
+    assert torch.equal(forward.flip(0), back) and ll.train.x.items.reverse is False
+
+def test_workers_of_the_loader():
+    data = nb.clas_databunchify(small_data(), 4, num_workers=1)
+    assert sum(len(y) for _, y in data.train_dl) == 15
+
+def test_lm_databunch():
+    data = nb.lm_databunchify(small_data(), 2, 4)
+    assert data.is_lm and data.vocab is data.text_vocab and data.c_out == len(data.vocab) and len(data.procs) == 2
+    assert len(data.show_batch(2).rows) == 2
+
+def test_empty_sets_and_bad_batch_sizes():
+    ll = small_data()
+    with pytest.raises(ValueError, match='valid_ds is empty'): nb.get_clas_dls(ll.train, [], 4)
+    with pytest.raises(ValueError, match='bs must be 1'): nb.get_clas_dls(ll.train, ll.valid, 0)
+
+def test_an_unseen_label_names_the_text():
+    sd = nb.SplitData(nb.TextList(['a b', 'c']), nb.TextList(['d e']))
+    with pytest.raises(nb.UnseenLabel, match="d e.*'d'"): nb.label_by_func(sd, lambda t: t[0], proc_x=None, proc_y=nb.CategoryProcessor())
+
+# tables
+
+def table(n=30):
+    return pd.DataFrame(dict(title=[f'Title {i}' for i in range(n)], body=[f'body of text {i}, "quoted"\nand more' for i in range(n)], kind=['ab'[i % 2] for i in range(n)],
+                             long=[i % 3 == 0 for i in range(n)], funny=[int(i % 4 == 0) for i in range(n)], is_valid=[int(i % 5 == 0) for i in range(n)]))
+
+one_process = dict(proc_tok=nb.TokenizeProcessor(max_workers=1))
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 40))
+def test_a_table_in_chunks_of_any_size(tmp_path_factory, size):
+    file, df = tmp_path_factory.mktemp('t')/'t.csv', table()
+    df.to_csv(file, index=False)
+    kw = dict(text_cols=['title', 'body'], label_cols='kind', valid_col='is_valid')
+    a, b = nb.text_data_from_table(df, **kw, **one_process), nb.text_data_from_table(file, chunksize=size, **kw, **one_process)
+    assert a.train.proc_x[1].vocab == b.train.proc_x[1].vocab and a.train.proc_y.vocab == ['a', 'b']
+    for x, y in ((a.train, b.train), (a.valid, b.valid)): assert [o.tolist() for o in x.x.items] == [o.tolist() for o in y.x.items] and x.y.items == y.y.items
+    assert len(a.valid) == 6 and a.valid.x_obj(0).startswith('xxbos xxfld 1 xxmaj title xxunk xxfld 2 body of text')
+
+def test_a_share_for_validation_does_not_depend_on_the_chunks(tmp_path):
+    file = tmp_path/'t.csv'
+    table(60).to_csv(file, index=False)
+    sets = [nb.text_data_from_table(file, 'body', 'kind', p_valid=.3, chunksize=n, **one_process) for n in (7, 100)]
+    assert [o.tolist() for o in sets[0].valid.x.items] == [o.tolist() for o in sets[1].valid.x.items] and 5 < len(sets[0].valid) < 40
+
+def test_only_the_training_rows_make_the_vocabulary():
+    df = pd.DataFrame(dict(text=['a a b', 'c c c'], label=['x', 'x'], is_valid=[0, 1]))
+    sd = nb.text_data_from_table(df, valid_col='is_valid', **one_process)
+    assert 'a' in sd.train.proc_x[1].otoi and 'c' not in sd.train.proc_x[1].otoi and (sd.valid.x.items.ids == 0).any()
+
+def test_several_labels_on_disk(tmp_path):
+    file = tmp_path/'t.csv'
+    table().to_csv(file, index=False)
+    sd = nb.text_data_from_table(file, 'body', ['long', 'funny'], 'is_valid', folder=tmp_path/'out', chunksize=8, **one_process)
+    data = nb.clas_databunchify(sd, 4)
+    x, y = next(iter(data.train_dl))
+    assert y.shape == (4, 2) and y.dtype == torch.float32 and data.vocab == ['long', 'funny'] and data.c_out == 2
+    assert sd.valid.y_obj(0) == ['long', 'funny'] and isinstance(sd.train.x.items.ids.base, np.memmap)
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith('.')] != [] and len(nb.load_text_data(tmp_path/'out').train) == 24
+
+def test_no_labels_for_a_language_model():
+    sd = nb.text_data_from_table(table(), 'body', None, 'is_valid', **one_process)
+    assert nb.lm_databunchify(sd, 2, 4).is_lm
+
+def test_the_2018_format_without_a_header(tmp_path):
+    (tmp_path/'t.csv').write_text('1,"good, really"\n0,bad\n'*10)
+    sd = nb.text_data_from_table(tmp_path/'t.csv', 1, 0, p_valid=.3, header=None, **one_process)
+    assert sd.train.proc_y.vocab == [0, 1] and len(sd.train) + len(sd.valid) == 20
+
+def test_bad_tables(tmp_path):
+    df = table()
+    for change, match in [(dict(is_valid=['maybe']*30), "row 0: is_valid is 'maybe'"), (dict(kind=['a']*29 + [None]), "row 29 has no label in the column 'kind'"), (dict(is_valid=[1]*30), '0 rows for training and 30')]:
+        with pytest.raises((nb.DataError, ValueError), match=match): nb.text_data_from_table(df.assign(**change), 'body', 'kind', 'is_valid', **one_process)
+    with pytest.raises(nb.DataError, match='row 2: funny is 3'): nb.text_data_from_table(df.assign(funny=[0, 1, 3] + [0]*27), 'body', ['long', 'funny'], **one_process)
+    for kw in (dict(text_cols='nope'), dict(text_cols='body', label_cols='nope'), dict(text_cols='body', label_cols='kind', valid_col='nope')):
+        with pytest.raises(ValueError, match="no column 'nope'; the table has 'title'"): nb.text_data_from_table(df, **kw, **one_process)
+    with pytest.raises(ValueError, match='name of a column'): nb.join_columns(df, [])
+    (tmp_path/'latin.csv').write_bytes('text,label\ncrème,a\n'.encode('latin-1'))
+    with pytest.raises(nb.DataError, match='latin.csv is not UTF-8.*encoding='): nb.text_data_from_table(tmp_path/'latin.csv', **one_process)
+    (tmp_path/'empty.csv').write_text('')
+    with pytest.raises(nb.DataError, match="empty.csv can't be read"): nb.text_data_from_table(tmp_path/'empty.csv', **one_process)
+    with pytest.raises(FileNotFoundError): nb.text_data_from_table(tmp_path/'nowhere.csv', **one_process)
+
+def test_empty_cells_and_numbers_are_text():
+    df = pd.DataFrame(dict(text=['a', None, 3, float('nan')]))
+    assert nb.join_columns(df) == ['a', '', '3', ''] and list(nb.TextList.from_df(df)) == ['a', '', '3', '']
+
+def test_multi_category():
+    proc = nb.MultiCategoryProcessor()
+    assert [o.tolist() for o in proc([['b', 'a'], [], 'b'])] == [[1, 1], [0, 0], [0, 1]] and proc.vocab == ['a', 'b']
+    with pytest.raises(nb.UnseenLabel): proc([['z']])
+
+# files of labelled texts
+
+def test_text_data_there_and_back(tmp_path):
+    ll = small_data()
+    loaded = nb.load_text_data(nb.save_text_data(tmp_path/'d', ll))
+    for a, b in ((ll.train, loaded.train), (ll.valid, loaded.valid)):
+        assert [o.tolist() for o in a.x.items] == [o.tolist() for o in b.x.items] and a.y.items == b.y.items and a.x_obj(0) == b.x_obj(0) and a.y_obj(1) == b.y_obj(1)
+    assert nb.clas_databunchify(loaded, 4).vocab == ['bad', 'good']
+    nb.save_text_data(tmp_path/'d', loaded)   # over itself
+    assert len(nb.load_text_data(tmp_path/'d').train) == 15
+
+def test_text_data_that_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = nb.save_text_data(tmp_path/'d', small_data())
+    good = (folder/'about.json').read_text()
+    for content in ('', '{', '{}', '[]'):
+        (folder/'about.json').write_text(content)
+        with pytest.raises(nb.DataError, match='about.json'): nb.load_text_data(folder)
+    (folder/'about.json').write_text(good)
+    np.save(folder/'train_labels.npy', np.array([Evil()]), allow_pickle=True)
+    with pytest.raises(nb.DataError, match='train_labels.npy'): nb.load_text_data(folder)
+    np.save(folder/'train_labels.npy', np.zeros(3, np.int64))
+    with pytest.raises(nb.DataError, match='15 texts and 3 labels'): nb.load_text_data(folder)
+    assert not (tmp_path/'evil').exists()
+
+def test_text_data_that_cannot_be_saved(tmp_path):
+    ll = small_data()
+    ll.train.proc_x[0].pre_rules = [str.strip]
+    with pytest.raises(ValueError, match=r'known=\[strip\]'): nb.save_text_data(tmp_path/'d', ll)
+    assert not (tmp_path/'d').exists()
+    with pytest.raises(ValueError, match='proc_x is'): nb.save_text_data(tmp_path/'d', nb.SplitData(nb.labelled_corpus(nb.Corpus.from_lists([[1]]), [0]), None))
+
+# pieces of words
+
+def test_subwords(tmp_path):
+    pytest.importorskip('sentencepiece')
+    rng = random.Random(0)
+    ts = [' '.join(rng.choice(['film', 'filming', 'bad', 'badly', 'unbelievable', 'a', 'the']) for _ in range(20)) for _ in range(200)]
+    sub = nb.SubwordTokenizer.train(ts, 60)
+    proc = nb.TokenizeProcessor(tokenizer=sub, max_workers=1)
+    assert proc.post_rules == [nb.add_eos_bos] and proc.proc1('the film')[0] == nb.BOS
+    assert nb.show_text(proc.proc1('the unbelievable filming')) == 'the unbelievable filming'
+    for other in (pickle.loads(pickle.dumps(proc)), nb.TokenizeProcessor.from_settings(json.loads(json.dumps(proc.settings())))): assert other.proc1(ts[0]) == proc.proc1(ts[0])
+    sub('a')
+    for t in ts[:20]: assert [p for w in t.split() for p in sub(w)] == sub._sp.encode(t, out_type=str)
+
+def test_subwords_without_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'sentencepiece', None)
+    with pytest.raises(ImportError, match='pip install sentencepiece'): nb.SubwordTokenizer.train(['a'], 10)
