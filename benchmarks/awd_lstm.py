@@ -53,7 +53,7 @@ def make_ways(vocab_sz, emb_sz, n_hid, n_layers):
     return ways
 
 
-def measure(setting, rounds=20, seed=0) -> dict[str, list[float]]:
+def measure(setting, rounds=12, seed=0) -> dict[str, list[float]]:
     "Name -> seconds of processor time a step took, one for each round; without dropout, ours is checked to give the peer's loss and gradients."
     torch.manual_seed(seed)
     *sizes, bs, bptt = SETTINGS[setting]
@@ -74,7 +74,7 @@ def measure(setting, rounds=20, seed=0) -> dict[str, list[float]]:
     return times
 
 
-def main(rounds=20, threads=1) -> None:
+def main(rounds=12, threads=1) -> None:
     "Print the times, each as a multiple of the peer's, and the goal."
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -92,7 +92,7 @@ def main(rounds=20, threads=1) -> None:
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--rounds', type=int, default=20)
+    p.add_argument('--rounds', type=int, default=12)
     p.add_argument('--threads', type=int, default=1)
     args = p.parse_args()
     print(f'{machine()}\n')
