@@ -12,7 +12,7 @@ lesson = pytest.mark.parametrize('path', LESSONS, ids=[p.stem for p in LESSONS])
 
 # Rewriting these is what the later lesson is about; every other name is exported once.
 REEXPORTED: dict[str, set[str]] = {'nb_05b': {'Runner'}, 'nb_07': {'conv_layer'}, 'nb_08': {'DataBunch', 'get_cnn_layers', 'get_cnn_model', 'get_learn_run'},
-    'nb_09b': {'Learner'}, 'nb_11': {'conv_layer', 'init_cnn', 'model_summary'}}
+    'nb_09b': {'Learner'}, 'nb_11': {'conv_layer', 'init_cnn', 'model_summary'}, 'nb_12c': {'load_learner'}}
 
 def parts(paths): return [pytest.param(p, id=p.stem, marks=pytest.mark.xdist_group(p.stem)) for p in paths]
 

@@ -1,0 +1,411 @@
+"The command `python -m exp.train_ulmfit`: folders and tables, mistakes in one line, runs that repeat and resume exactly, a report that nothing in the texts can break."
+import csv, html, html.parser, json, os, re, shutil, subprocess, sys
+import matplotlib
+matplotlib.use('Agg')
+import numpy as np
+import pytest, torch
+from exp import train_ulmfit as tu
+from exp.nb_12c import Callback, load_learner
+
+GOOD, BAD = 'a lovely film with a warm heart and a fine cast', 'an awful film with a dull plot and a poor cast'
+SMALL = ('--valid', .2, '--lm-epochs', 2, '--lm-bs', 2, '--bptt', 8, '--emb-sz', 6, '--n-hid', 8, '--n-layers', 2, '--epochs', 1, '--bs', 4, '--min-freq', 1, '--workers', 1)
+FAST = (*SMALL, '--no-gradual')
+
+def texts_of(kind, n, seed=0):
+    rng, words = np.random.default_rng([seed, kind == 'pos']), (GOOD if kind == 'pos' else BAD).split()
+    return [' '.join(rng.permutation(words)[:rng.integers(5, len(words))]) + f' {i}.' for i in range(n)]
+
+def make_folder(root, n=8, classes=('neg', 'pos'), seed=0):
+    for c in classes:
+        (root/c).mkdir(parents=True)
+        for i, t in enumerate(texts_of(c, n, seed)): (root/c/f'{i}.txt').write_text(t, encoding='utf-8')
+    return root
+
+def make_csv(path, rows, columns=('text', 'label')):
+    with open(path, 'w', encoding='utf-8', newline='') as f: csv.writer(f).writerows([columns, *rows])
+    return path
+
+def labelled(n=8): return [(t, k) for pair in zip(texts_of('neg', n), texts_of('pos', n)) for t, k in zip(pair, ('neg', 'pos'))]
+
+@pytest.fixture
+def folder(tmp_path): return make_folder(tmp_path/'texts')
+
+@pytest.fixture
+def table(tmp_path): return make_csv(tmp_path/'texts.csv', labelled())
+
+def argv(data, out, *more, settings=FAST): return [str(o) for o in ('--data', data, '--out', out, *settings, *more)]
+
+GRADUAL = dict(settings=(*SMALL, '--epochs', 2))
+
+def done(out): return json.loads((out/'report.json').read_text(encoding='utf-8'))
+
+def run(data, out, *more, **kw):
+    assert tu.ulmfit_main(argv(data, out, *more, **kw)) == 0
+    return done(out)
+
+def without_times(o):
+    if isinstance(o, dict): return {k: without_times(v) for k, v in o.items() if k not in ('time', 'seconds', 'settings', 'models')}
+    return [without_times(v) for v in o] if isinstance(o, list) else o
+
+def error_of(args, capsys):
+    "The one line that a mistake is answered with."
+    capsys.readouterr()
+    try: status = tu.ulmfit_main([str(a) for a in args])
+    except SystemExit as e: status = e.code
+    err = capsys.readouterr().err
+    assert status == 2 and err.count('\n') == 1, (status, err)
+    return err
+
+class Stop(Callback):
+    "A crash in an epoch (from 0) of the nth stage that the process trains."
+    def __init__(self, epoch): self.epoch = epoch
+    def begin_batch(self):
+        if self.run.epoch == self.epoch: raise KeyboardInterrupt
+
+def cut_off(args, monkeypatch, stage, epoch):
+    calls, fit = [], tu.fit_stage
+    def watched(learn, what, cbs=None, **kw):
+        calls.append(what)
+        return fit(learn, what, [*(cbs or []), *[Stop(epoch)]*(len(calls) == stage)], **kw)
+    with monkeypatch.context() as m:
+        m.setattr(tu, 'fit_stage', watched)
+        assert tu.ulmfit_main(args) == 130
+
+# runs
+
+def test_a_folder(folder, tmp_path):
+    r, out = run(folder, tmp_path/'run', **GRADUAL), tmp_path/'run'
+    assert {'settings.json', 'texts', 'forward', 'model.pth', 'report.json', 'report.html'} == {o.name for o in out.iterdir() if o.name != '.lock'}
+    assert r['categories'] == ['neg', 'pos'] and 0 <= r['accuracy'] <= 1 and np.sum(r['confusion']) == r['data']['validation texts'] == 3
+    assert set(r['perplexities']) == {'forward'} and r['settings']['bptt'] == 8
+
+def test_folders_train_and_test(tmp_path):
+    make_folder(tmp_path/'d'/'train')
+    make_folder(tmp_path/'d'/'test', n=2, seed=1)
+    assert run(tmp_path/'d', tmp_path/'run')['data']['validation texts'] == 4
+
+@pytest.mark.parametrize('name', ['valid', 'val'])
+def test_other_names_of_the_folder_for_validation(tmp_path, name):
+    make_folder(tmp_path/'d'/'train')
+    make_folder(tmp_path/'d'/name, n=2, seed=1)
+    assert run(tmp_path/'d', tmp_path/'run')['data']['validation texts'] == 4
+
+def test_texts_without_labels_are_for_the_language_model(folder, tmp_path):
+    (folder/'unsup').mkdir()
+    for i in range(5): (folder/'unsup'/f'{i}.txt').write_text('zebra zebra zebra', encoding='utf-8')
+    r = run(folder, tmp_path/'run')
+    assert r['categories'] == ['neg', 'pos'] and r['data']['texts without a label'] == 5
+    assert 'zebra' in load_learner(tmp_path/'run'/'model.pth').text_vocab
+
+def test_a_table(table, tmp_path):
+    r = run(table, tmp_path/'run')
+    assert r['categories'] == ['neg', 'pos'] and r['data']['validation texts'] == 3
+
+def test_a_table_that_says_what_is_for_validation(tmp_path):
+    table = make_csv(tmp_path/'t.csv', [(t, k, i >= 12) for i, (t, k) in enumerate(labelled())], ('text', 'label', 'check'))
+    r = run(table, tmp_path/'run', '--is-valid', 'check')
+    assert r['data']['validation texts'] == 4 and r['data']['training texts'] == 12
+
+def test_several_columns_of_text(tmp_path):
+    table = make_csv(tmp_path/'t.csv', [(f'title{i}', t, k) for i, (t, k) in enumerate(labelled())], ('title', 'body', 'label'))
+    run(table, tmp_path/'run', '--text', 'title', 'body')
+    assert {'xxfld', 'title3'} <= set(load_learner(tmp_path/'run'/'model.pth').text_vocab)
+
+def test_texts_with_any_number_of_labels(tmp_path):
+    rows = [(t, int(k == 'neg'), i % 2) for i, (t, k) in enumerate(labelled())]
+    r = run(make_csv(tmp_path/'t.csv', rows, ('text', 'rude', 'even')), tmp_path/'run', '--labels', 'rude', 'even')
+    assert r['categories'] == ['rude', 'even'] and 'confusion' not in r and 0 <= r['f1'] <= 1
+    assert load_learner(tmp_path/'run'/'model.pth').predict(GOOD).probs.shape == (2,)
+
+def test_the_exported_model_predicts(folder, tmp_path):
+    run(folder, tmp_path/'run')
+    learn = load_learner(tmp_path/'run'/'model.pth')
+    one = learn.predict(GOOD)
+    assert one.label in ('neg', 'pos') and torch.allclose(one.probs.sum(), torch.tensor(1.), atol=1e-5)
+    assert torch.allclose(learn.predict_probs([BAD, GOOD])[1], one.probs, atol=1e-5)
+
+def test_the_report_agrees_with_the_exported_model(tmp_path):
+    make_folder(tmp_path/'d'/'train')
+    make_folder(tmp_path/'d'/'test', n=3, seed=1)
+    r, learn = run(tmp_path/'d', tmp_path/'run'), load_learner(tmp_path/'run'/'model.pth')
+    texts = [p for c in ('neg', 'pos') for p in sorted((tmp_path/'d'/'test'/c).iterdir())]
+    said = [o.label for o in learn.predict_many([p.read_text() for p in texts])]
+    assert np.mean([s == p.parent.name for s, p in zip(said, texts)]) == pytest.approx(r['accuracy'])
+
+@pytest.mark.parametrize('more', [('--lm-epochs', 0), ('--sampled', 3), ('--amp',), ('--max-len', 3), ('--lang', 'de'), ('--drop', 0)])
+def test_options(folder, tmp_path, more): run(folder, tmp_path/'run', *more)
+
+def test_subwords(folder, tmp_path):
+    run(folder, tmp_path/'run', '--subword', 100)
+    assert load_learner(tmp_path/'run'/'model.pth').predict('a film with unheard-of words').label in ('neg', 'pos')
+
+def test_backward(folder, tmp_path):
+    r = run(folder, tmp_path/'run', '--backward')
+    assert set(r['accuracies']) == {'backward'} and load_learner(tmp_path/'run'/'model.pth').recipe.backwards
+
+def test_ensemble(folder, tmp_path):
+    r = run(folder, tmp_path/'run', '--ensemble')
+    assert set(r['accuracies']) == {'forward', 'backward'}
+
+def test_a_pretrained_language_model(folder, tmp_path):
+    run(folder, tmp_path/'first')
+    r = run(make_folder(tmp_path/'more', seed=2), tmp_path/'second', '--pretrained', tmp_path/'first'/'forward'/'lm.pth')
+    assert r['data']['of these known to the pretrained model'] > 0
+
+# the same again
+
+def test_a_seed_repeats_a_run(folder, tmp_path):
+    a, b, c = (without_times(run(folder, tmp_path/name, '--seed', seed)) for name, seed in (('a', 1), ('b', 1), ('c', 2)))
+    assert a == b != c
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "A run that nothing interrupted, with its data."
+    root = tmp_path_factory.mktemp('whole')
+    data = make_folder(root/'texts')
+    run(data, root/'run', **GRADUAL)
+    return data, root/'run'
+
+def same(a, b):
+    assert without_times(done(a)) == without_times(done(b))
+    a, b = (torch.load(o/'model.pth', weights_only=True)['model'] for o in (a, b))
+    assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+@pytest.mark.parametrize('stage, epoch', [(1, 0), (1, 1), (2, 0), (4, 0), (5, 0), (5, 1)])
+def test_a_resumed_run_is_as_if_uninterrupted(whole, tmp_path, monkeypatch, stage, epoch):
+    data, out = whole[0], tmp_path/'cut'
+    cut_off(argv(data, out, **GRADUAL), monkeypatch, stage, epoch)
+    assert not (out/'report.json').exists()
+    run(data, out, '--resume', **GRADUAL)
+    same(whole[1], out)
+
+def test_interrupted_again_and_again(whole, tmp_path, monkeypatch):
+    data, out = whole[0], tmp_path/'cut'
+    for stage, epoch in ((1, 0), (1, 1), (1, 1), (2, 0), (1, 0), (3, 0), (2, 0)): cut_off(argv(data, out, '--resume', **GRADUAL), monkeypatch, stage, epoch)
+    run(data, out, '--resume', **GRADUAL)
+    same(whole[1], out)
+
+def test_resuming_a_finished_run_trains_no_more(whole, tmp_path, monkeypatch):
+    data, out = whole
+    before = done(out)
+    monkeypatch.setattr(tu, 'fit_stage', None)
+    after = run(data, out, '--resume', **GRADUAL)
+    assert before | dict(settings=0) == after | dict(settings=0)
+
+KILLED = """
+import os, sys
+from exp import train_ulmfit as tu
+class Kill(tu.Callback):
+    def begin_batch(self):
+        if self.run.epoch == 1: os.kill(os.getpid(), 9)   # no time to tidy up
+fit = tu.fit_stage
+tu.fit_stage = lambda learn, stage, cbs=None, **kw: fit(learn, stage, [*cbs, Kill()], **kw)
+tu.ulmfit_main(sys.argv[1:])
+"""
+
+def test_a_killed_process_is_resumed(root, whole, tmp_path):
+    args = argv(whole[0], tmp_path/'cut', **GRADUAL)
+    killed = subprocess.run([sys.executable, '-c', KILLED, *args], cwd=root, capture_output=True, text=True)
+    assert killed.returncode == -9 and [p.name for p in (tmp_path/'cut').rglob('epoch_*.pt')] == ['epoch_0001.pt'], killed.stderr
+    run(whole[0], tmp_path/'cut', '--resume', **GRADUAL)
+    same(whole[1], tmp_path/'cut')
+
+@pytest.mark.parametrize('lost', ['model.pth forward/classifier.json', 'forward/encoder.pth forward/classifier.json', 'report.json'])
+def test_what_is_lost_is_made_again(whole, tmp_path, lost):
+    shutil.copytree(whole[1], tmp_path/'run')
+    for name in lost.split(): (tmp_path/'run'/name).unlink()
+    run(whole[0], tmp_path/'run', '--resume', **GRADUAL)
+    same(whole[1], tmp_path/'run')
+
+def test_resume_without_a_run_starts_one(table, tmp_path): run(table, tmp_path/'run', '--resume')
+
+def test_the_data_are_read_only_once(whole, tmp_path):
+    "A resumed run doesn't need them any more."
+    shutil.copytree(whole[1], tmp_path/'run')
+    (tmp_path/'run'/'report.json').unlink()
+    settings = json.loads((tmp_path/'run'/'settings.json').read_text())
+    (tmp_path/'run'/'settings.json').write_text(json.dumps(settings | dict(data='gone')))
+    run('gone', tmp_path/'run', '--resume', **GRADUAL)
+
+def test_a_damaged_checkpoint_is_named(folder, tmp_path, monkeypatch, capsys):
+    cut_off(argv(folder, tmp_path/'run'), monkeypatch, 1, 1)
+    file, = (tmp_path/'run').rglob('epoch_*.pt')
+    file.write_bytes(file.read_bytes()[:500])
+    assert file.name in error_of(argv(folder, tmp_path/'run', '--resume'), capsys)
+
+@pytest.mark.parametrize('name', ['texts.json', 'train/ids.npy', 'valid/offsets.npy'])
+def test_a_damaged_first_stage_is_named(whole, tmp_path, capsys, name):
+    shutil.copytree(whole[1], tmp_path/'run')
+    file = tmp_path/'run'/'texts'/name
+    file.write_bytes(file.read_bytes()[:30])
+    assert str(tmp_path/'run'/'texts') in error_of(argv(whole[0], tmp_path/'run', '--resume', **GRADUAL), capsys)
+
+# mistakes
+
+@pytest.mark.parametrize('more, message', [(('--epochs', 0), 'not a whole number from 1'), (('--lr', 'fast'), 'not a number'), (('--bs', 1), 'from 2'), (('--drop', 3), 'to 2'), (('--what',), '--what'),
+                                           (('--backward', '--ensemble'), '--ensemble'), (('--lang', 'xx-none'), 'xx-none'), (('--subword', 30), 'sentencepiece refuses (Vocabulary size'), (('--pretrained', 'gone.pth'), 'gone.pth'),
+                                           (('--lm-bs', 4, '--bptt', 900), 'bptt')])
+def test_bad_arguments(folder, tmp_path, capsys, more, message):
+    assert message in error_of(argv(folder, tmp_path/'run', *more), capsys)
+    assert not (tmp_path/'run'/'report.json').exists()
+
+def test_out_is_required(capsys): assert '--out' in error_of(['--epochs', 1], capsys)
+
+def test_a_run_is_not_overwritten(whole, capsys): assert '--resume' in error_of(argv(*whole, **GRADUAL), capsys)
+
+def test_other_files_are_not_mixed_with(folder, tmp_path, capsys):
+    (tmp_path/'run').mkdir()
+    (tmp_path/'run'/'mine.txt').write_text('')
+    assert 'other files' in error_of(argv(folder, tmp_path/'run'), capsys)
+    assert 'other files' in error_of(argv(folder, tmp_path/'run'/'mine.txt'), capsys)
+
+def test_a_folder_that_another_process_uses(whole, capsys):
+    from filelock import FileLock
+    with FileLock(whole[1]/'.lock'): assert 'in use' in error_of(argv(*whole, '--resume', **GRADUAL), capsys)
+
+def test_resume_with_other_settings(whole, capsys):
+    err = error_of(argv(*whole, '--resume', '--lr', .5, '--text', 'body', settings=SMALL), capsys)
+    assert '--lr was' in err and '--epochs was 2, not 1' in err and '--text was' in err
+
+@pytest.mark.parametrize('what, message', [('missing', 'd: there is no'), ('empty', 'no folders of texts'), ('no texts', 'no file ending in .txt'), ('loose texts', 'no folders of texts'), ('one class', "'neg'"),
+                                           ('unseen', "label 'fair'"), ('not UTF-8', '3.txt is not UTF-8'), ('nothing written', 'no word'), ('few', '0 for validation')])
+def test_bad_folders(tmp_path, capsys, what, message):
+    d = tmp_path/'d'
+    if what != 'missing': d.mkdir()
+    if what == 'no texts': (d/'neg').mkdir()
+    if what == 'loose texts': (d/'a.txt').write_text('a text')
+    if what in ('one class', 'few'): make_folder(d/'train', classes=['neg'] if what == 'one class' else ['neg', 'pos'], n=1 if what == 'few' else 8)
+    if what in ('not UTF-8', 'nothing written'): make_folder(d/'train')
+    if what == 'not UTF-8': (d/'train'/'neg'/'3.txt').write_bytes('für'.encode('latin-1'))
+    if what == 'nothing written':
+        for p in d.rglob('*.txt'): p.write_text(' ')
+    if what == 'unseen':
+        make_folder(d/'train')
+        make_folder(d/'test', classes=['neg', 'fair'])
+    assert message in error_of(argv(d, tmp_path/'run'), capsys)
+    assert not (tmp_path/'run').exists()
+
+@pytest.mark.parametrize('what, message', [('no text column', "no column 'text'"), ('no rows', 'no rows'), ('empty', 'table'), ('latin-1', 'not UTF-8'), ('binary', 't.csv'), ('uneven', 'table'), ('commas', 'more fields than its header'), ('no valid', '0 for validation'),
+                                           ('bad flag', "row 2: 'maybe'"), ('no labels', '0 texts with a label'), ('one class', "'neg'"), ('unseen', "row 8 is for validation and has the label 'new'")])
+def test_bad_tables(tmp_path, capsys, what, message):
+    path, rows = tmp_path/'t.csv', [(t, k, int(i > 12)) for i, (t, k) in enumerate(labelled())]
+    if what == 'bad flag': rows[1] = (*rows[1][:2], 'maybe')
+    if what == 'no valid': rows = [(t, k, 0) for t, k, _ in rows]
+    if what == 'no labels': rows = [(t, '', v) for t, _, v in rows]
+    if what == 'one class': rows = [(t, 'neg', v) for t, _, v in rows]
+    if what == 'unseen': rows[7] = ('a text', 'new', 1)
+    make_csv(path, [] if what == 'no rows' else rows, ('words' if what == 'no text column' else 'text', 'label', 'check'))
+    if what == 'empty': path.write_text('')
+    if what == 'latin-1': path.write_bytes(path.read_bytes() + 'für,neg,0\n'.encode('latin-1'))
+    if what == 'binary': path.write_bytes(bytes(range(256)))
+    if what == 'commas': path.write_text('text,label,check\n' + 'warm, but dull,neg,0\n'*9)
+    if what == 'uneven': path.write_text(path.read_text() + 'a,b,0,c,d,e\n')
+    assert message in error_of(argv(path, tmp_path/'run', '--is-valid', 'check'), capsys)
+    assert not (tmp_path/'run').exists()
+
+def test_a_pretrained_model_of_the_other_direction(whole, tmp_path, capsys):
+    lm = whole[1]/'forward'/'lm.pth'
+    for more in (('--backward', '--pretrained', lm), ('--ensemble', '--pretrained', lm), ('--pretrained', lm, lm)): assert 'for each direction' in error_of(argv(whole[0], tmp_path/'run', *more), capsys)
+    assert 'brings its tokenizer' in error_of(argv(whole[0], tmp_path/'run', '--pretrained', lm, '--lang', 'de'), capsys)
+
+def test_a_pretrained_file_of_another_kind(whole, tmp_path, capsys): assert 'model.pth' in error_of(argv(whole[0], tmp_path/'run', '--pretrained', whole[1]/'model.pth'), capsys)
+
+# texts and labels of any kind
+
+def test_labels_stay_as_they_are_written(tmp_path):
+    rows = [(t, '1' if k == 'pos' else 'None') for t, k in labelled()]
+    assert run(make_csv(tmp_path/'t.csv', rows), tmp_path/'run')['categories'] == ['1', 'None']
+
+def test_rows_without_a_label_are_for_the_language_model(tmp_path):
+    r = run(make_csv(tmp_path/'t.csv', [*labelled(), ('more of a film', ''), ('NA', '')]), tmp_path/'run')
+    assert r['data']['texts without a label'] == 2
+
+def test_an_empty_text_among_others(tmp_path):
+    rows = [*labelled(), ('', 'neg', ), ('', 'pos')]
+    run(make_csv(tmp_path/'t.csv', rows), tmp_path/'run')
+
+def test_a_table_is_read_in_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(tu._chunks, '__defaults__', (3,))
+    source = tu.table_source(make_csv(tmp_path/'t.csv', labelled()), ['text'], ['label'])
+    assert list(source.texts()) == [t for t, _ in labelled()] and source.labels == [k for _, k in labelled()]
+
+def test_several_processes_give_the_same(folder):
+    def ids(workers):
+        args = tu.ulmfit_parser().parse_args(argv(folder, 'x', '--workers', workers))
+        source = tu.folder_source(folder)
+        tok = tu._tokenizer(args, source, np.arange(len(source)))
+        tok.max_workers, tok.chunksize = workers, 3
+        return list(tu._tokens(tok, source))
+    assert ids(1) == ids(2)
+
+# the report
+
+EVIL = '<script>alert(1)</script><img src=x onerror=alert(2)> & "quotes" </td></table>'
+
+class Page(html.parser.HTMLParser):
+    "The tags of a page, and the addresses that it loads."
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.loads, self.text = [], [], ''
+        self.feed(text)
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [v for k, v in attrs if k in ('src', 'href', 'srcset') or k.startswith('on')]
+    def handle_data(self, data): self.text += data
+
+@pytest.mark.parametrize('several', [False, True])
+def test_the_report_shows_what_is_in_texts_and_does_nothing_with_it(tmp_path, several):
+    rows = [(EVIL + t, k == 'pos', k == 'neg') if several else (EVIL + t, f'{k}<b>{EVIL}') for t, k in labelled()]
+    names = [f'<i>{EVIL}', 'b'] if several else ['label']
+    run(make_csv(tmp_path/'t.csv', rows, ('text', *names)), tmp_path/'run', '--labels', *names)
+    page = Page((tmp_path/'run'/'report.html').read_text(encoding='utf-8'))
+    assert not {'script', 'b', 'i', 'link', 'iframe'} & set(page.tags) and page.tags.count('img') == 1 and '<script>' in page.text
+    assert [o[:22] for o in page.loads] == ['data:image/png;base64,']
+
+def test_the_report_needs_no_other_file(whole):
+    page = (whole[1]/'report.html').read_text(encoding='utf-8')
+    assert 'http' not in page and 'url(' not in page and page.startswith('<!doctype html>') and '<meta charset="utf-8">' in page
+
+def test_the_reports_figures_are_plain_json(tmp_path):
+    "A category that was never said has no share of right ones: null, not NaN."
+    r = tu.summarize(torch.tensor([[.9, .1, 0], [.8, .2, 0]]), torch.tensor([0, 1]), ['a', 'b', 'c'])
+    json.dumps(r, allow_nan=False)
+    assert r['by_category'][-1] == dict(category='c', texts=0, recognised=None, right_when_said=None)
+
+def test_the_report_of_a_perfect_model():
+    r = tu.summarize(torch.eye(3), torch.arange(3), ['a', 'b', 'c'])
+    assert r['accuracy'] == 1 and r['confusion'] == np.eye(3).tolist() and r['loss'] == 0
+
+def test_the_report_says_how_to_predict(whole, capsys):
+    code = html.unescape(re.search('<pre>(.*?)</pre>', (whole[1]/'report.html').read_text(), re.S)[1])
+    exec(code, {})
+    assert len(code.splitlines()) == 3 and 'Prediction(label=' in capsys.readouterr().out
+
+def test_worst_texts_are_named_and_cut(tmp_path):
+    d = make_folder(tmp_path/'d')
+    for p in d.rglob('*.txt'): p.write_text(p.read_text() + f' {"abcdefghijkl"*16}'*10)
+    worst = run(d, tmp_path/'run')['worst']
+    assert all((d/o['where']).exists() and len(o['text']) < 1600 and ' … ' in o['text'] for o in worst) and len(worst) == 3
+
+def test_worst_texts_are_shown_as_they_were_written(folder, tmp_path):
+    for p in folder.rglob('*.txt'): p.write_text(f'What a RARITY, {p.stem}!!!!!')
+    written = run(folder, tmp_path/'run', '--min-freq', 2)['worst']
+    assert all(o['text'] == (folder/o['where']).read_text() for o in written)
+    for o in written: (folder/o['where']).write_text('Something else.')
+    (tmp_path/'run'/'report.json').unlink()
+    changed = run(folder, tmp_path/'run', '--min-freq', 2, '--resume')['worst']
+    assert all(o['text'].startswith('What a RARITY') and o['text'] != w['text'] for o, w in zip(changed, written))
+
+# as a command
+
+def command(root, *args):
+    return subprocess.run([sys.executable, '-m', 'exp.train_ulmfit', *args], cwd=root, capture_output=True, text=True, env={**os.environ, 'MPLBACKEND': 'Agg', 'OMP_NUM_THREADS': '1'})
+
+def test_help_explains_every_option(root):
+    done, actions = command(root, '--help'), tu.ulmfit_parser()._actions
+    assert done.returncode == 0 and all(a.option_strings[-1] in done.stdout and a.help for a in actions)
+    assert 'default: None' not in done.stdout and 'default: False' not in done.stdout and f"default: {tu.ulmfit_recipe['lr']}" in re.sub(r'\s+', ' ', done.stdout)
+
+def test_the_command_fails_with_status_2(root, tmp_path):
+    done = command(root, '--data', str(tmp_path/'gone'), '--out', str(tmp_path/'run'))
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'gone' in done.stderr and not done.stdout
