@@ -26,13 +26,13 @@ def setify(o) -> set:
 
 # %% ../nbs/08_data_block.ipynb #587a39e5
 def _walk(folder: str, wanted: set, recurse: bool, include=None, above: tuple = ()):
-    "Yields for each folder, from `folder` down and in order: itself, its wanted files, and the folders in it that come later; all as strings."
+    "Yields for each folder, from `folder` down and in order: itself, the names of its wanted files, and the folders in it that come later; all as strings."
     files, folders = [], []
     with os.scandir(folder) as entries: entries = sorted((e for e in entries if not e.name.startswith('.')), key=lambda e: e.name)
     for e in entries:
         if e.is_dir():
             if recurse and (include is None or e.name in include): folders.append(e)
-        elif not wanted or os.path.splitext(e.name)[1].lower() in wanted: files.append(e.path)
+        elif not wanted or os.path.splitext(e.name)[1].lower() in wanted: files.append(e.name)
     yield folder, files, [e.path for e in folders]
     for e in folders:
         real = os.path.realpath(e.path) if e.is_symlink() else e.path
@@ -55,13 +55,21 @@ def _find(path, extensions, recurse, include) -> list[tuple]:
     if not any(files for _, files, _ in found): raise DataError(_nothing_in(path, wanted, recurse))
     return found
 
-# %% ../nbs/08_data_block.ipynb #6961195f
+# %% ../nbs/08_data_block.ipynb #c0f70031
+def _paths(found) -> list[Path]:
+    "The sorted paths of all files in what `_walk` gives."
+    paths = []
+    for folder, names, _ in found:
+        here = {o.name: o for o in Path(folder).iterdir()} if names else {}
+        paths += [here[n] for n in names if n in here]   # one may be gone by now
+    return sorted(paths) if any(names and inside for _, names, inside in found) else paths   # files beside folders: those should be mixed
+
 def get_files(path: str | Path, extensions=None, recurse: bool = False, include=None) -> list[Path]:
     """The files in `path` that end in one of `extensions` (default: any; upper and lower case alike), in sorted order, and without hidden ones.
 
     With `recurse` those in its folders, too; `include` then names the folders directly in `path` to look into (default: all). Links to folders are followed, but not in circles.
     Raises a `FileNotFoundError` or a `NotADirectoryError` if there is no such folder, and a `DataError` if no such file is in it."""
-    return sorted(Path(f) for _, files, _ in _find(path, extensions, recurse, include) for f in files)
+    return _paths(_find(path, extensions, recurse, include))
 
 # %% ../nbs/08_data_block.ipynb #9fd5d9cb
 def compose(x, funcs, *args, order_key: str = '_order', **kw):
@@ -112,7 +120,7 @@ class ImageList(ItemList):
         "The images in `path`, as `get_files` finds them, with `image_extensions` by default; `kw` goes to the list. Warns of folders without an image beside others that have some."
         found = _find(path, image_extensions if extensions is None else extensions, recurse, include)
         if empty := _without_images(found): warnings.warn(f'no image in {", ".join(empty)}, though the folders beside have some: is a class missing?', stacklevel=2)
-        return cls(sorted(Path(f) for _, files, _ in found for f in files), path, **kw)
+        return cls(_paths(found), path, **kw)
     def get(self, fn): return Image.open(fn)
     def _load(self, fn):
         try:
@@ -365,7 +373,8 @@ def _problem(fn) -> str | None:
         with Image.open(fn) as im:
             im.draft('L', (1, 1))
             im.load()
-    except Exception as e: return str(e).replace(repr(str(fn)), 'the file').replace(repr(fn), 'the file') or type(e).__name__
+    except PIL.UnidentifiedImageError: return 'not an image, or nothing that tells its kind is left of it'
+    except Exception as e: return str(e) or type(e).__name__
 
 def verify_images(paths, workers: int | None = None) -> pd.DataFrame:
     "Reads all images in `paths` (a folder, an `ImageList`, or files) with `workers` threads (default: one a core); returns a table of those that can't be read, with columns `file` and `problem`."

@@ -42,6 +42,10 @@ def test_files_of_a_folder_whose_own_path_is_hidden(tmp_path):
     save(tmp_path/'.cache'/'a.jpg')
     assert [f.name for f in nb.get_files(tmp_path/'.cache')] == ['a.jpg']
 
+def test_files_beside_folders_are_sorted_as_paths_are(tmp_path):
+    for name in ('b/1.jpg', 'a.jpg', 'c.jpg', 'b/a/2.jpg', 'b-1/3.jpg'): save(tmp_path/name, size=(2, 2))
+    assert (found := nb.get_files(tmp_path, recurse=True)) == sorted(found) and len(found) == 5
+
 def test_extensions_in_any_case_and_with_or_without_dot(tmp_path):
     for name in ('a.JPG', 'b.jpg', 'c.Jpeg', 'd.jpg.txt', 'jpg'): (tmp_path/name).write_bytes(b'')
     assert [f.name for f in nb.get_files(tmp_path, ['.jpg', 'JPEG'])] == ['a.JPG', 'b.jpg', 'c.Jpeg']
