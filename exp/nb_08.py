@@ -10,6 +10,8 @@ import PIL
 from PIL import Image
 
 # %% ../nbs/08_data_block.ipynb #08abdc8c
+from fastcore import xtras as _xtras   # gives paths an `ls` of its own, unsorted and with hidden files; imported before ours, it can't replace it when somebody needs it later
+
 def _ls(self) -> list[Path]:
     "What is in this folder, sorted, without hidden files and folders."
     return sorted(o for o in self.iterdir() if not o.name.startswith('.'))

@@ -1,5 +1,5 @@
 "Lesson 08's data block where the lesson doesn't look: odd folders, odd images, random lists, other ways to start workers."
-import copy, os, pickle, random, sys, warnings
+import copy, os, pickle, random, subprocess, sys, warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,13 @@ def test_hidden_files_and_folders_are_left_out(pets):
 def test_files_of_a_folder_whose_own_path_is_hidden(tmp_path):
     save(tmp_path/'.cache'/'a.jpg')
     assert [f.name for f in nb.get_files(tmp_path/'.cache')] == ['a.jpg']
+
+def test_ls_stays_ours_whatever_is_imported_later(pets, root):
+    "fastcore gives paths an `ls`, too, and fastprogress imports fastcore."
+    for name in ('b.txt', 'a.txt', '.hidden'): (pets/name).touch()
+    code = 'import exp.nb_12a, fastprogress.fastprogress, fastcore.xtras, pathlib, sys; print(*(o.name for o in pathlib.Path(sys.argv[1]).ls()))'
+    done = subprocess.run([sys.executable, '-c', code, pets], cwd=root, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(root)})
+    assert done.stdout.split() == ['a.txt', 'b.txt', 'train', 'valid'], done.stderr
 
 def test_files_beside_folders_are_sorted_as_paths_are(tmp_path):
     for name in ('b/1.jpg', 'a.jpg', 'c.jpg', 'b/a/2.jpg', 'b-1/3.jpg'): save(tmp_path/name, size=(2, 2))
