@@ -282,6 +282,13 @@ class CategoryProcessor(Processor):
         if self.vocab is None: raise RuntimeError('this CategoryProcessor has no vocabulary yet: call it with the labels of the training set, or make it with vocab=[...]')
         return self.vocab
 
+# %% ../nbs/08_data_block.ipynb #0ab62143
+def _label(f, o):
+    try: return f(o)
+    except Exception as e:
+        e.add_note(f'while labelling {o}')
+        raise
+
 # %% ../nbs/08_data_block.ipynb #4150889b
 class LabeledData:
     """Inputs `x` and targets `y`, two `ItemList`s of one length; `ld[i]` is `(x[i], y[i])`. `proc_x` and `proc_y`, a processor each, or several, prepare their items once, here.
@@ -313,12 +320,6 @@ class LabeledData:
     def __repr__(self): return f'{type(self).__name__}\nx: {self.x}\ny: {self.y}'
 
 # %% ../nbs/08_data_block.ipynb #3fc69351
-def _label(f, o):
-    try: return f(o)
-    except Exception as e:
-        e.add_note(f'while labelling {o}')
-        raise
-
 def label_by_func(sd: SplitData, f: Callable, proc_x=None, proc_y=None) -> SplitData:
     "Both parts with labels, `f(item)` for each item; the processors see the training set first. Raises an `UnseenLabel` that names the file, if the training set doesn't have its label."
     train = LabeledData.label_by_func(sd.train, f, proc_x, proc_y)
