@@ -28,9 +28,10 @@ class EpochRow(Callback):
 
 # %% ../nbs/09c_add_progress_bar.ipynb #43b9c47d
 def clock(seconds: float) -> str:
-    "`4.2 s`, `1:05` (minutes and seconds), `2:00:05`."
+    "`4.2 s`, `1:05` (minutes and seconds), `2:00:05`; to the nearest."
     if seconds < 59.95: return f'{seconds:.1f} s'
-    h, m, s = int(seconds)//3600, int(seconds)//60 % 60, int(seconds) % 60
+    whole = round(seconds)
+    h, m, s = whole//3600, whole//60 % 60, whole % 60
     return f'{h}:{m:02}:{s:02}' if h else f'{m}:{s:02}'
 
 def as_cells(row: dict, columns: list[str]) -> list[str]:
