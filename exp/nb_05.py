@@ -97,6 +97,15 @@ def hyper_setter(group: dict, pname: str) -> Callable[[float], None]:
         return set_one
     return group[key].fill_ if isinstance(group[key], Tensor) else partial(group.__setitem__, key)   # a tensor's value changes in place: compiled code holds on to it
 
+# %% ../nbs/05_anneal.ipynb #f44e1f78
+def _own_tensors(groups: list[dict]):
+    "Replaces by a copy what a group shares with one before it."
+    seen = set()
+    for g in groups:
+        for k, v in g.items():
+            if isinstance(v, Tensor) and id(v) in seen: g[k] = v.clone()
+            seen.add(id(g[k]))
+
 # %% ../nbs/05_anneal.ipynb #a6747201
 class ParamScheduler(Callback):
     """Before each training batch sets the optimizer's hyper-parameter `pname` ('lr', 'mom', 'wd', any that it has) to `sched(n_epochs/epochs)`.
@@ -111,6 +120,7 @@ class ParamScheduler(Callback):
         groups, scheds = hyper_groups(self.run.opt), listify(self.sched_funcs)
         if not isinstance(self.sched_funcs, (list, tuple)): scheds = scheds*len(groups)
         if len(scheds) != len(groups): raise ValueError(f'{self.pname}: {len(scheds)} schedules for {len(groups)} groups of parameters: give one for all, or one for each')
+        _own_tensors(groups)
         self.todo = [(hyper_setter(g, self.pname), f) for g, f in zip(groups, scheds)]
     def begin_batch(self):
         run = self.run

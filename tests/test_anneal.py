@@ -126,6 +126,12 @@ def test_a_scheduled_tensor_rate_is_recorded_as_it_was():
     run.fit(1, learn)
     assert [float(o) for o in run.recorder.lrs[0]] == pytest.approx([0, .1, .2, .3, .4])
 
+def test_groups_that_were_given_one_tensor_follow_their_own_schedules():
+    learn = tiny(groups_of(lambda groups: optim.Adam(groups, lr=torch.tensor(.1), foreach=False)))
+    run = Runner([ParamScheduler('lr', [sched_lin(0., .5), sched_lin(0., 1.)]), Recorder()])
+    run.fit(1, learn)
+    assert [[float(o) for o in lrs] for lrs in run.recorder.lrs] == [pytest.approx([0, .1, .2, .3, .4]), pytest.approx([0, .2, .4, .6, .8])]
+
 @pytest.mark.parametrize('pname', ['LR', 'params', 'nesterov', 'foreach', 'rate', 'betas', 'sqr_mom'])
 def test_an_unknown_hyper_parameter_names_those_there_are(pname):
     with pytest.raises(ValueError, match=f"no hyper-parameter '{pname}'; it has lr, momentum"): Runner(ParamScheduler(pname, sched_no(1, 1))).fit(1, tiny(groups_of(OPTS['SGD'])))
