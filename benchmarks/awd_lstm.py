@@ -3,13 +3,13 @@
 A step is the forward pass from the state of the batch before, the loss and the backward pass (the optimizer's part is the same for all). The peer is an embedding, nn.LSTMs of the same sizes and a decoder with tied weights, with the same
 weights and state, and nothing dropped. All ways run in turn, in random order; a way's ratio is the median, over the rounds, of its processor time to the peer's *in the same round*.
 """
-import argparse, random, statistics, time
+import random, statistics, time
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.machine import machine
+from benchmarks.machine import command_line, quartiles, thread_count, using_threads
 
 # name -> vocabulary, embedding, hidden, layers, texts in a batch, steps
 SETTINGS = {'400-1152-400': (10_000, 400, 1152, 3, 32, 35), '100-256-100': (5_000, 100, 256, 3, 32, 35)}
@@ -76,24 +76,15 @@ def measure(setting, rounds=12, seed=0) -> dict[str, list[float]]:
 
 def main(rounds=12, threads=1) -> None:
     "Print the times, each as a multiple of the peer's, and the goal."
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    print(f'a training step of a language model, {threads} thread{"s"*(threads > 1)}, {rounds} rounds; processor time, as a ratio to {PEER} of the same round\n')
+    print(f'a training step of a language model, {thread_count(threads)}, {rounds} rounds; processor time, as a ratio to {PEER} of the same round\n')
     print(f'| sizes, words, batch x steps | model | ms a step | times {PEER} (median) | quartiles | goal |\n| --- | --- | --- | --- | --- | --- |')
-    try:
+    with using_threads(threads):
         for setting, (vocab_sz, *_, bs, bptt) in SETTINGS.items():
             times = measure(setting, rounds)
             for name, ts in times.items():
-                low, ratio, high = statistics.quantiles([t/p for t, p in zip(ts, times[PEER])], n=4)
+                low, ratio, high = quartiles(ts, times[PEER])
                 rest = ' | | ' if name == PEER else f'{ratio:.3f} | {low:.3f} to {high:.3f} | {GOAL if name == "AWD-LSTM, all dropouts" else ""}'
                 print(f'| {setting}, {vocab_sz:,}, {bs} x {bptt} | {name} | {statistics.median(ts)*1e3:.1f} | {rest} |', flush=True)
-    finally: torch.set_num_threads(before)
 
 
-if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--rounds', type=int, default=12)
-    p.add_argument('--threads', type=int, default=1)
-    args = p.parse_args()
-    print(f'{machine()}\n')
-    main(args.rounds, args.threads)
+if __name__ == '__main__': command_line(main, __doc__)

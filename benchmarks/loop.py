@@ -3,14 +3,14 @@
 All ways train the same network (784-50-10, SGD) on the same ready-made batches of 64 from memory: 200 for training, 40 for validation. They take turns in random order; a way's ratio is the median,
 over the rounds, of its processor time to that of the raw loop *in the same round*, so a machine that slows down or is shared slows both.
 """
-import argparse, random, statistics, time
+import random, statistics, time
 from types import SimpleNamespace
 
 import torch
 from torch import nn, optim
 from torch.nn import functional as F
 
-from benchmarks.machine import machine
+from benchmarks.machine import command_line, quartiles, thread_count, using_threads
 
 TRAIN, VALID, BS = 200, 40, 64
 
@@ -91,9 +91,8 @@ def check(ways, batches):
         assert torch.equal(results[name][0], results[peer][0]), name
         assert averages is None or all(abs(a - b) < 1e-4 for a, b in zip(averages, results[peer][1])), name
 
-def measure(rounds=60, threads=1, seed=0):
+def measure(rounds=60, seed=0):
     "Name -> seconds of processor time an epoch took, one for each round."
-    torch.set_num_threads(threads)
     torch.manual_seed(seed)
     x, y = torch.rand(TRAIN*BS, 784), torch.randint(0, 10, (TRAIN*BS,))
     batches, ways, order = list(zip(x.split(BS), y.split(BS))), make_ways(), random.Random(seed)
@@ -106,24 +105,20 @@ def measure(rounds=60, threads=1, seed=0):
             if i >= 2: times[w].append(time.process_time() - start)   # the first two warm up
     return times, {w: peer for w, (_, peer) in ways.items()}
 
+def print_table(times, peers, goals, rounds, threads):
+    "The ways in turn: their times a batch, and as multiples of those of their raw loops."
+    print(f'MLP 784-50-10, batches of {BS}, {thread_count(threads)}, {rounds} rounds; processor time, as a ratio to the raw loop of the same round\n')
+    print('| loop | µs a batch | times its raw loop (median) | quartiles | goal |\n| --- | --- | --- | --- | --- |')
+    for w, ts in times.items():
+        low, ratio, high = quartiles(ts, times[peers[w]])
+        is_raw = w == peers[w]
+        print(f'| {w} | {statistics.median(ts)/(TRAIN + VALID)*1e6:.1f} | {"" if is_raw else f"{ratio:.3f}"} | {"" if is_raw else f"{low:.3f} to {high:.3f}"} | {goals.get(w, "")} |')
+
 GOALS = {'Runner': 1.05, 'Runner, AvgStats': 1.05}
 
 def main(rounds=60, threads=1) -> None:
     "Print the table of ways, with their ratios and the goals."
-    before = torch.get_num_threads()
-    try: times, peers = measure(rounds, threads)
-    finally: torch.set_num_threads(before)
-    print(f'MLP 784-50-10, batches of {BS}, {threads} thread{"s"*(threads > 1)}, {rounds} rounds; processor time, as a ratio to the raw loop of the same round\n')
-    print('| loop | µs a batch | times its raw loop (median) | quartiles | goal |\n| --- | --- | --- | --- | --- |')
-    for w, ts in times.items():
-        low, ratio, high = statistics.quantiles([t/r for t, r in zip(ts, times[peers[w]])], n=4)
-        is_raw = w == peers[w]
-        print(f'| {w} | {statistics.median(ts)/(TRAIN + VALID)*1e6:.1f} | {"" if is_raw else f"{ratio:.3f}"} | {"" if is_raw else f"{low:.3f} to {high:.3f}"} | {GOALS.get(w, "")} |')
+    with using_threads(threads): times, peers = measure(rounds)
+    print_table(times, peers, GOALS, rounds, threads)
 
-if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--rounds', type=int, default=60)
-    p.add_argument('--threads', type=int, default=1)
-    args = p.parse_args()
-    print(f'{machine()}\n')
-    main(args.rounds, args.threads)
+if __name__ == '__main__': command_line(main, __doc__)

@@ -1,5 +1,6 @@
-"What a measurement was taken on."
-import os, platform
+"What a measurement was taken on, and what benchmarks have in common."
+import argparse, inspect, os, platform, statistics
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,3 +23,29 @@ def machine() -> str:
     parts = [cpu_model(), f'{cores} cores', *load, *gpu, f'Python {platform.python_version()}',
              f'PyTorch {torch.__version__} ({torch.get_num_threads()} threads)', f'{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC']
     return ', '.join(parts)
+
+
+@contextmanager
+def using_threads(n: int):
+    "In its body, PyTorch computes with `n` threads, and afterwards with as many as before."
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+
+def thread_count(n: int) -> str: return f'{n} thread{"s"*(n > 1)}'
+
+
+def quartiles(times: list[float], peers: list[float]) -> list[float]:
+    "Of the ratios of `times` to those that a peer took in the same rounds: lower quartile, median, upper quartile."
+    return statistics.quantiles([t/p for t, p in zip(times, peers, strict=True)], n=4)
+
+
+def command_line(main, doc: str) -> None:
+    "A benchmark by itself: the numbers that `main` takes are options, with its defaults."
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, o in inspect.signature(main).parameters.items(): p.add_argument(f'--{name}', type=int, default=o.default)
+    args = p.parse_args()
+    print(f'{machine()}\n')
+    main(**vars(args))

@@ -2,12 +2,12 @@
 
 The layers take turns in random order; a layer's ratio is the median, over the rounds, of its processor time to that of PyTorch's layer *in the same round*, so a machine that is shared slows both.
 """
-import argparse, random, statistics, time
+import random, statistics, time
 
 import torch
 from torch import nn
 
-from benchmarks.machine import machine
+from benchmarks.machine import command_line, quartiles, thread_count, using_threads
 from exp.nb_07 import RunningBatchNorm, set_seed
 
 SHAPES = [(64, 16, 14, 14), (64, 64, 28, 28), (512, 32, 7, 7)]
@@ -55,24 +55,15 @@ def measure(shape, rounds=40, seed=0) -> dict[str, list[float]]:
 
 def main(rounds=40, threads=1) -> None:
     "Print the times, and each as a multiple of PyTorch's."
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    print(f'one layer in training, forward and backward, {threads} thread{"s"*(threads > 1)}, {rounds} rounds; processor time, as a ratio to {PEER} in the same round\n')
+    print(f'one layer in training, forward and backward, {thread_count(threads)}, {rounds} rounds; processor time, as a ratio to {PEER} in the same round\n')
     print(f'| batch, channels, height, width | layer | ms | times {PEER} (median) | quartiles |\n| --- | --- | --- | --- | --- |')
-    try:
+    with using_threads(threads):
         for shape in SHAPES:
             times = measure(shape, rounds)
             for name, ts in times.items():
-                low, ratio, high = statistics.quantiles([t/p for t, p in zip(ts, times[PEER])], n=4)
+                low, ratio, high = quartiles(ts, times[PEER])
                 rest = ' | ' if name == PEER else f'{ratio:.2f} | {low:.2f} to {high:.2f}'
                 print(f'| {" x ".join(map(str, shape))} | {name} | {statistics.median(ts)*1e3:.2f} | {rest} |')
-    finally: torch.set_num_threads(before)
 
 
-if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--rounds', type=int, default=40)
-    p.add_argument('--threads', type=int, default=1)
-    args = p.parse_args()
-    print(f'{machine()}\n')
-    main(args.rounds, args.threads)
+if __name__ == '__main__': command_line(main, __doc__)

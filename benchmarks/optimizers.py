@@ -3,12 +3,12 @@
 All step on tensors of the shapes of an XResNet18's parameters, with gradients that stay. Peers take turns in random order; a ratio is the median, over the rounds, of a step's time to that of its peer *in the same round*.
 On a CPU it is processor time. PyTorch's default is a Python loop over the tensors on a CPU (its `foreach` and `fused` are measured beside it), and `foreach` on CUDA.
 """
-import argparse, random, statistics, time
+import random, statistics, time
 
 import torch
 from torch import optim
 
-from benchmarks.machine import machine
+from benchmarks.machine import command_line, quartiles, thread_count, using_threads
 from exp.nb_09 import adam_opt, adamw_opt, lamb_opt, sgd_mom_opt, sgd_opt
 
 
@@ -78,24 +78,14 @@ def measure(rounds: int = 20, steps: int = 2, device: str = 'cpu') -> dict[str, 
 
 def main(rounds: int = 20, threads: int = 1) -> None:
     "Print the table, with ratios and goals."
-    before = torch.get_num_threads()
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        torch.set_num_threads(threads)
-        times = measure(rounds, device=device)
-        n, all_ways = shapes(), ways()
-        print(f'{len(n)} tensors, {sum(torch.Size(s).numel() for s in n)/1e6:.2f} million numbers, on {device}, {threads} thread{"s"*(threads > 1)}, {rounds} rounds\n')
-        print("| optimizer | ms a step | times PyTorch's default (median) | quartiles | goal |\n| --- | ---: | ---: | --- | --- |")
-        for w, ts in times.items():
-            low, ratio, high = statistics.quantiles([t/r for t, r in zip(ts, times[all_ways[w][1]])], n=4)
-            print(f'| {w} | {statistics.median(ts)*1e3:.2f} | {ratio:.2f} | {low:.2f} to {high:.2f} | {"at most 1.1" if w in PEERS else ""} |')
-    finally: torch.set_num_threads(before)
+    with using_threads(threads): times = measure(rounds, device=device)
+    n, all_ways = shapes(), ways()
+    print(f'{len(n)} tensors, {sum(torch.Size(s).numel() for s in n)/1e6:.2f} million numbers, on {device}, {thread_count(threads)}, {rounds} rounds\n')
+    print("| optimizer | ms a step | times PyTorch's default (median) | quartiles | goal |\n| --- | ---: | ---: | --- | --- |")
+    for w, ts in times.items():
+        low, ratio, high = quartiles(ts, times[all_ways[w][1]])
+        print(f'| {w} | {statistics.median(ts)*1e3:.2f} | {ratio:.2f} | {low:.2f} to {high:.2f} | {"at most 1.1" if w in PEERS else ""} |')
 
 
-if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--rounds', type=int, default=20)
-    p.add_argument('--threads', type=int, default=1)
-    args = p.parse_args()
-    print(f'{machine()}\n')
-    main(args.rounds, args.threads)
+if __name__ == '__main__': command_line(main, __doc__)
