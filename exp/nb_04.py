@@ -195,10 +195,7 @@ def call_all(fs, error: BaseException | None = None) -> BaseException | None:
 
 # %% ../nbs/04_callbacks.ipynb #89a5f5a5
 class Runner(TrainLoop):
-    """Fits a `Learner`: `Runner(cbs=[...], cb_funcs=[...]).fit(epochs, learn)`. `cbs` are callbacks, `cb_funcs` are called to make some.
-
-    During a fit it has the learner's `model`, `opt`, `loss_func` and `data` (replacing one changes this fit only), `xb`, `yb`, `pred` and `loss` of the batch, and `epoch`, `epochs`, `iters`,
-    `n_iter`, `n_epochs` and `in_train`. `logger` is what callbacks print with. `after_fit` comes once in any case, also after an error or Ctrl-C."""
+    "What a runner has: `cbs` are callbacks, `cb_funcs` are called to make some; the rest is filled in by a fit."
     _of_a_fit = ('learn', 'model', 'opt', 'loss_func', 'data', 'xb', 'yb', 'pred', 'loss')
     learn = model = opt = loss_func = data = xb = yb = pred = loss = None
     in_train, epoch, epochs, iters, n_iter, n_epochs, logger = False, 0, 0, 0, 0, 0., staticmethod(print)
@@ -208,6 +205,12 @@ class Runner(TrainLoop):
             if isinstance(f, Callback): raise TypeError(f'cb_funcs makes callbacks by calling what it is given, and this {type(f).__name__} is one already: objects go into cbs')
         super().__init__([TrainEvalCallback(), *listify(cbs), *(f() for f in cb_funcs)])
 
+# %% ../nbs/04_callbacks.ipynb #8b187c65
+class Runner(Runner):
+    """Fits a `Learner`: `Runner(cbs=[...], cb_funcs=[...]).fit(epochs, learn)`. `cbs` are callbacks, `cb_funcs` are called to make some.
+
+    During a fit it has the learner's `model`, `opt`, `loss_func` and `data` (replacing one changes this fit only), `xb`, `yb`, `pred` and `loss` of the batch, and `epoch`, `epochs`, `iters`,
+    `n_iter`, `n_epochs` and `in_train`. `logger` is what callbacks print with. `after_fit` comes once in any case, also after an error or Ctrl-C."""
     def fit(self, epochs: int, learn: Learner):
         "Train `learn` for `epochs` epochs, each followed by validation."
         if self.learn is not None: raise RuntimeError('this run is fitting already; for a fit inside a fit, make another Runner')

@@ -23,11 +23,8 @@ class CancelTrainException(CancelException):
     "End the training, at once and in good order."
 
 # %% ../nbs/05b_early_stopping.ipynb #80de177f
-def _misplaced(e): return RuntimeError(f'{type(e).__name__} was raised where there is nothing for it to cancel. {type(e).__doc__}')
-
 class Runner(Runner):
-    """Lesson 04's runner, for callbacks that raise `CancelStepException`, `CancelBatchException`, `CancelEpochException` or `CancelTrainException`: each leaves its part of the training,
-    calls its `after_cancel_*` event, and goes on behind it. `after_batch` also follows a cancelled batch, `after_epoch` a cancelled epoch, and `after_fit` anything."""
+    "Lesson 04's runner, with steps and batches that can be cancelled."
     events = ('begin_fit', 'begin_epoch', 'begin_batch', 'after_pred', 'after_loss', 'after_backward', 'after_cancel_step', 'after_step', 'after_cancel_batch', 'after_batch',
               'after_cancel_epoch', 'begin_validate', 'after_epoch', 'after_cancel_train', 'after_fit')
     def one_batch(self, xb, yb):
@@ -46,6 +43,13 @@ class Runner(Runner):
                 self.opt.zero_grad()
         except CancelBatchException: self('after_cancel_batch')
         self('after_batch')
+
+# %% ../nbs/05b_early_stopping.ipynb #acf89245
+def _misplaced(e): return RuntimeError(f'{type(e).__name__} was raised where there is nothing for it to cancel. {type(e).__doc__}')
+
+class Runner(Runner):
+    """Lesson 04's runner, for callbacks that raise `CancelStepException`, `CancelBatchException`, `CancelEpochException` or `CancelTrainException`: each leaves its part of the training,
+    calls its `after_cancel_*` event, and goes on behind it. `after_batch` also follows a cancelled batch, `after_epoch` a cancelled epoch, and `after_fit` anything."""
     def one_pass(self, event, dl):
         try: super().one_pass(event, dl)
         except CancelEpochException:
