@@ -72,7 +72,7 @@ def replace_wrep(t: str) -> str:
 
 # %% ../nbs/12_text.ipynb #afa30b69
 _entity = re.compile(r'&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[A-Za-z]\w{1,30});')
-_bare = re.compile(r'(?<![\w&])(?:amp|quot|nbsp);|(?<=\w)#(?:39|146);|(?<!&)#(?:36|39|146);(?=\w)')
+_bare = re.compile(r'(?<![\w&])(?:amp|quot|nbsp);|(?<=\w)#(?:39|146);|(?<!&)#(?:36|39|146);(?=\w)')   # 36: a dollar sign; 39, 146: apostrophes
 _wiki_marks = re.compile(r' @([-.,])@ ')
 
 def fixup_text(t: str) -> str:
@@ -277,12 +277,16 @@ def _in_order(func, items, max_workers):
 
 # %% ../nbs/12_text.ipynb #939f5077
 def _with_bar(results, total, what=''):
-    "The same results, with a progress bar where one can be seen."
+    "Yields the same results, and shows a progress bar where one can be seen, once it has taken two seconds."
     from fastprogress.fastprogress import IN_NOTEBOOK, progress_bar
-    if total is None or total < 2 or not (IN_NOTEBOOK or sys.stdout.isatty()): return results
-    bar = progress_bar(results, total=total, leave=False)
-    bar.comment = what
-    return bar
+    visible, start, bar = total is not None and (IN_NOTEBOOK or sys.stdout.isatty()), time.perf_counter(), None
+    for done, o in enumerate(results, 1):
+        if visible and bar is None and time.perf_counter() - start > 2:
+            bar = progress_bar(range(total), leave=False)
+            bar.comment = what
+            bar.update(0)
+        if bar is not None: bar.update(done)
+        yield o
 
 def parallel(func: Callable, arr, max_workers: int = 4) -> list:
     """`func` of each item of `arr`, in the order of `arr`, done by `max_workers` processes (below 2: by this one). Shows a progress bar.
@@ -332,7 +336,7 @@ class TokenizeProcessor(TokenizeProcessor):
         if n is not None and n < 200: workers = 1   # not worth a process
         if n: self.proc1('a')                       # so that processes start with all that is imported
         it = iter(items)
-        return iter(_with_bar(_in_order(self.proc_chunk, iter(lambda: list(itertools.islice(it, size)), []), workers), None if n is None else -(-n//size), 'tokenizing'))
+        return _with_bar(_in_order(self.proc_chunk, iter(lambda: list(itertools.islice(it, size)), []), workers), None if n is None else -(-n//size), 'tokenizing')
     def __call__(self, items) -> TokenLists: return TokenLists.join(self.chunks(items))
     def __getstate__(self): return {k: v for k, v in vars(self).items() if k not in ('_inner', '_outer', '_kept')}
     def __setstate__(self, state):
