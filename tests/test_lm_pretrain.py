@@ -231,7 +231,7 @@ scores = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40).map(tor
 @settings(max_examples=200, deadline=None)
 def test_probabilities_sum_to_one_and_keep_what_they_should(s, temperature, top_k, min_p):
     p, plain = nb.sampling_probs(s, temperature, top_k, min_p), (s/temperature).softmax(0)
-    assert p.sum().item() == pytest.approx(1, abs=1e-5) and (p >= 0).all() and p[plain.argmax()] > 0
+    assert p.sum().item() == pytest.approx(1, abs=1e-5) and (p >= 0).all() and (p[plain == plain.max()] > 0).any()   # of equals, top_k may keep any
     if top_k: assert (p > 0).sum() <= top_k
     if min_p: assert (plain[p > 0] >= min_p*plain.max()*(1 - 1e-5)).all()
     if not top_k and not min_p: assert torch.allclose(p, plain, atol=1e-6)
