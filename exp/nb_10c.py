@@ -107,7 +107,8 @@ class HalfForward(Callback):
         self.model_pgs = [[self.weights.copies.get(p, p) for p in pg] for pg in self.own_pgs]
     def begin_validate(self):
         if not self.weights.lent: self.begin_epoch()     # validation by itself: Learner.validate
-    def begin_batch(self): self.run.xb = _cast(self.run.xb, torch.float16)
+    def begin_batch(self):
+        if self.weights and self.weights.lent: self.run.xb = _cast(self.run.xb, torch.float16)   # without a fit (get_batch), the model is in float32
     def after_pred(self): self.run.pred = _cast(self.run.pred, torch.float32)
     def drop_grads(self):
         for p in self.weights.copies.values(): p.grad = None
@@ -230,6 +231,7 @@ class AutocastForward(Callback):
         self.in_use = self.dtype or (torch.float16 if self.device == 'cuda' else torch.bfloat16)
         self.context = torch.autocast(self.device, self.in_use)
     def begin_batch(self):
+        if self.context is None: return                  # no fit: somebody wants a batch as it is prepared (get_batch)
         self.context.__enter__()
         self.entered = True
     def leave(self):

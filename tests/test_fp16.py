@@ -6,7 +6,7 @@ from torch import nn, optim
 from torch.nn import functional as F
 import exp.nb_10c as nb
 from exp.nb_10c import (AmpCallback, AutocastForward, AvgStatsCallback, Callback, CancelBatchException, CancelEpochException, CancelTrainException, DataBunch, Dataset, HalfWeights, Learner, MixedPrecision,
-                        RunningBatchNorm, SaveCheckpoint, StaticPrecision, adam_opt, bn_to_float, get_dls, get_master, grad_overflow, model_to_half, set_seed, sgd_mom_opt, sgd_opt, to_master_grads, to_model_params)
+                        RunningBatchNorm, SaveCheckpoint, StaticPrecision, adam_opt, bn_to_float, get_batch, get_dls, get_master, grad_overflow, model_to_half, set_seed, sgd_mom_opt, sgd_opt, to_master_grads, to_model_params)
 
 quick = settings(max_examples=25, deadline=None)
 
@@ -382,6 +382,15 @@ def test_structured_batches_and_predictions():
             return F.cross_entropy(pred['main'], yb)
         Learner(Two(), data, loss, lr=.1, cbs=[make()]).fit(1)
         assert all(s == {torch.float32} for s in seen)
+
+@callbacks
+def test_a_batch_prepared_without_a_fit_suits_the_model(make):
+    "get_batch, and with it model_summary, runs the callbacks of a learner that may never have been in a fit."
+    learn = learner(make())
+    for _ in range(2):
+        xb, _ = get_batch(learn.data.valid_dl, learn)
+        assert learn.model(xb).dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
+        learn.fit(1)
 
 # --- against torch.amp ---
 
