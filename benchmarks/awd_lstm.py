@@ -3,13 +3,14 @@
 A step is the forward pass from the state of the batch before, the loss and the backward pass (the optimizer's part is the same for all). The peer is an embedding, nn.LSTMs of the same sizes and a decoder with tied weights, with the same
 weights and state, and nothing dropped. All ways run in turn, in random order; a way's ratio is the median, over the rounds, of its processor time to the peer's *in the same round*.
 """
-import random, statistics, time
+import statistics
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.machine import command_line, quartiles, thread_count, using_threads
+from benchmarks.machine import command_line, in_turn, quartiles, thread_count, using_threads
 
 # name -> vocabulary, embedding, hidden, layers, texts in a batch, steps
 SETTINGS = {'400-1152-400': (10_000, 400, 1152, 3, 32, 35), '100-256-100': (5_000, 100, 256, 3, 32, 35)}
@@ -57,7 +58,7 @@ def measure(setting, rounds=12, seed=0) -> dict[str, list[float]]:
     "Name -> seconds of processor time a step took, one for each round; without dropout, ours is checked to give the peer's loss and gradients."
     torch.manual_seed(seed)
     *sizes, bs, bptt = SETTINGS[setting]
-    ways, order = make_ways(*sizes), random.Random(seed)
+    ways = make_ways(*sizes)
     x, y = torch.randint(2, sizes[0], (2, bs, bptt))
     def step(name):
         model, loss = ways[name]
@@ -65,13 +66,7 @@ def measure(setting, rounds=12, seed=0) -> dict[str, list[float]]:
         loss(model, x, y).backward()
         return [p.grad for p in model.parameters()]
     for a, b in zip(step(PEER), step('AWD-LSTM, dropouts of 0'), strict=True): torch.testing.assert_close(a, b)
-    times = {name: [] for name in ways}
-    for i in range(rounds + 2):
-        for name in order.sample(list(ways), len(ways)):
-            start = time.process_time()
-            step(name)
-            if i >= 2: times[name].append(time.process_time() - start)   # the first two warm up
-    return times
+    return in_turn({name: partial(step, name) for name in ways}, rounds, seed)
 
 
 def main(rounds=12, threads=1) -> None:

@@ -3,14 +3,15 @@
 All ways train the same network (784-50-10, SGD) on the same ready-made batches of 64 from memory: 200 for training, 40 for validation. They take turns in random order; a way's ratio is the median,
 over the rounds, of its processor time to that of the raw loop *in the same round*, so a machine that slows down or is shared slows both.
 """
-import random, statistics, time
+import statistics
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 from torch import nn, optim
 from torch.nn import functional as F
 
-from benchmarks.machine import command_line, quartiles, thread_count, using_threads
+from benchmarks.machine import command_line, in_turn, quartiles, thread_count, using_threads
 
 TRAIN, VALID, BS = 200, 40, 64
 
@@ -95,14 +96,9 @@ def measure(rounds=60, seed=0):
     "Name -> seconds of processor time an epoch took, one for each round."
     torch.manual_seed(seed)
     x, y = torch.rand(TRAIN*BS, 784), torch.randint(0, 10, (TRAIN*BS,))
-    batches, ways, order = list(zip(x.split(BS), y.split(BS))), make_ways(), random.Random(seed)
+    batches, ways = list(zip(x.split(BS), y.split(BS))), make_ways()
     check(ways, batches)
-    learners, times = {w: make_learner(batches) for w in ways}, {w: [] for w in ways}
-    for i in range(rounds + 2):
-        for w in order.sample(list(ways), len(ways)):
-            start = time.process_time()
-            ways[w][0](learners[w])
-            if i >= 2: times[w].append(time.process_time() - start)   # the first two warm up
+    times = in_turn({w: partial(f, make_learner(batches)) for w, (f, _) in ways.items()}, rounds, seed)
     return times, {w: peer for w, (_, peer) in ways.items()}
 
 def print_table(times, peers, goals, rounds, threads):

@@ -1,5 +1,6 @@
 "What a measurement was taken on, and what benchmarks have in common."
-import argparse, inspect, os, platform, statistics
+import argparse, inspect, os, platform, random, statistics, time
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,6 +36,17 @@ def using_threads(n: int):
 
 
 def thread_count(n: int) -> str: return f'{n} thread{"s"*(n > 1)}'
+
+
+def in_turn(ways: dict[str, Callable], rounds: int, seed: int = 0, warm_up: int = 2) -> dict[str, list[float]]:
+    "Calls all `ways` once a round, each time in another order; gives for each name its seconds of processor time, without those of the first `warm_up` rounds."
+    order, times = random.Random(seed), {name: [] for name in ways}
+    for i in range(rounds + warm_up):
+        for name in order.sample(list(ways), len(ways)):
+            start = time.process_time()
+            ways[name]()
+            if i >= warm_up: times[name].append(time.process_time() - start)
+    return times
 
 
 def quartiles(times: list[float], peers: list[float]) -> list[float]:

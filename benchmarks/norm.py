@@ -2,12 +2,13 @@
 
 The layers take turns in random order; a layer's ratio is the median, over the rounds, of its processor time to that of PyTorch's layer *in the same round*, so a machine that is shared slows both.
 """
-import random, statistics, time
+import statistics
+from functools import partial
 
 import torch
 from torch import nn
 
-from benchmarks.machine import command_line, quartiles, thread_count, using_threads
+from benchmarks.machine import command_line, in_turn, quartiles, thread_count, using_threads
 from exp.nb_07 import RunningBatchNorm, set_seed
 
 SHAPES = [(64, 16, 14, 14), (64, 64, 28, 28), (512, 32, 7, 7)]
@@ -40,17 +41,15 @@ def passes(layer, x, g):
 def measure(shape, rounds=40, seed=0) -> dict[str, list[float]]:
     "Name -> seconds of processor time, one for each round; the layers are checked to agree first."
     set_seed(seed)
-    x, g, nf, order = torch.randn(shape, requires_grad=True), torch.randn(shape), shape[1], random.Random(seed)
+    x, g, nf = torch.randn(shape, requires_grad=True), torch.randn(shape), shape[1]
     layers = {PEER: nn.BatchNorm2d(nf), 'BatchNorm by hand': BatchNorm(nf), 'RunningBatchNorm': RunningBatchNorm(nf)}
     expected = nn.BatchNorm2d(nf)(x)
     for layer in layers.values(): torch.testing.assert_close(layer(x), expected, atol=1e-4, rtol=1e-4)
-    repeats, times = max(1, 2_000_000//x.numel()), {name: [] for name in layers}
-    for i in range(rounds + 2):
-        for name in order.sample(list(layers), len(layers)):
-            start = time.process_time()
-            for _ in range(repeats): passes(layers[name], x, g)
-            if i >= 2: times[name].append((time.process_time() - start)/repeats)   # the first two warm up
-    return times
+    repeats = max(1, 2_000_000//x.numel())
+    def repeated(layer):
+        for _ in range(repeats): passes(layer, x, g)
+    times = in_turn({name: partial(repeated, layer) for name, layer in layers.items()}, rounds, seed)
+    return {name: [t/repeats for t in ts] for name, ts in times.items()}
 
 
 def main(rounds=40, threads=1) -> None:
