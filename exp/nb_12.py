@@ -411,8 +411,9 @@ def show_text(tokens, vocab: list[str] | None = None) -> str:
     toks = iter([vocab[int(i)] for i in tokens] if vocab is not None else list(tokens))
     def word(t):
         if t is None or t in (BOS, EOS, PAD): return ''
-        if t == TK_UP: return word(next(toks, None)).upper()
-        if t == TK_MAJ: return (w := word(next(toks, None)))[:1].upper() + w[1:]
+        if t in (TK_UP, TK_MAJ):
+            w = word(next(toks, None))
+            return w if w == UNK else w.upper() if t == TK_UP else w[:1].upper() + w[1:]
         if t not in (TK_REP, TK_WREP): return t
         n, w = next(toks, ''), word(next(toks, None))
         return ((' ' if t == TK_WREP else '')*bool(w)).join([w]*min(int(n), 100)) if n.isdecimal() else f'{n} {w}'

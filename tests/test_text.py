@@ -329,6 +329,10 @@ def test_bad_vocabularies():
 @given(st.lists(st.sampled_from([*nb.default_spec_tok, 'a', '4', '\n', '.', "n't", '▁', '▁no', '٣', '']), max_size=12))
 def test_any_tokens_can_be_shown(toks): assert isinstance(nb.show_text(toks), str)
 
+def test_an_unknown_word_is_shown_as_its_mark():
+    assert nb.show_text(['xxmaj', 'the', 'xxmaj', 'xxunk', 'xxup', 'xxunk', 'xxup', 'bbc']) == 'The xxunk xxunk BBC'
+    assert nb.show_text(['xxrep', '3', 'xxmaj', 'xxunk']) == 'xxunk'*3
+
 # the stream
 
 def goes_on(batches):
