@@ -689,18 +689,20 @@ class _Rows:
     def labels_of(self, df, n):
         if not self.label_cols: return [0]*len(df)
         if len(self.label_cols) > 1: return [[c for c, on in zip(self.label_cols, row) if on] for row in zip(*(_yes_no(df[c].tolist(), c, n) for c in self.label_cols))]
-        if (col := df[self.label_cols[0]]).isna().any(): raise DataError(f'row {n + int(col.isna().to_numpy().argmax())} has no label in the column {self.label_cols[0]!r}')
+        col = df[self.label_cols[0]]
+        if (empty := (col.isna() | (col == '')).to_numpy()).any(): raise DataError(f'row {n + int(empty.argmax())} has no label in the column {self.label_cols[0]!r}')
         return col.tolist()
 
 # %% ../nbs/12_text.ipynb #e361e925
 def _collect(parts, rows, file):
     "Writes parts of tokens to `file`, as numbers of words; gives the words, how often each occurs in training rows, and the rows' lengths."
-    numbers, counts, lengths = _numbers(), np.zeros(0, np.int64), []
+    numbers, counts, lengths, start = _numbers(), np.zeros(0, np.int64), [], 0
     for words, ids, n in parts:
         ids = np.fromiter(map(numbers.__getitem__, words), np.int32, len(words))[ids]
-        start = sum(map(len, lengths))
         lengths.append(n)
         train = np.repeat(~np.array(rows.valid[start:start + len(n)], bool), n)
+        start += len(n)
+
         counts = np.concatenate([counts, np.zeros(len(numbers) - len(counts), np.int64)]) + np.bincount(ids[train], minlength=len(numbers))
         file.write(ids.tobytes())
     file.flush()
@@ -731,16 +733,20 @@ def _chunks_of(table, chunksize, kw):
     if isinstance(table, pd.DataFrame):
         yield from (table[i:i + chunksize] for i in range(0, len(table), chunksize))
         return
-    try: yield from pd.read_csv(table, chunksize=chunksize, **kw)
+    try:
+        for part in pd.read_csv(table, chunksize=chunksize, **dict(dtype=str, keep_default_na=False, encoding='utf-8-sig') | kw):
+            if 'index_col' not in kw and not isinstance(part.index, pd.RangeIndex): raise DataError(f"{table} can't be read as a table: its rows have more fields than its header")
+            yield part
     except UnicodeDecodeError as e: raise DataError(f'{table} is not UTF-8 text ({e.reason} at byte {e.start}): encoding= says what else it is') from e
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise DataError(f"{table} can't be read as a table: {e}") from e
 
 # %% ../nbs/12_text.ipynb #3a16627d
 def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=None, p_valid: float = .1, seed: int = 42, proc_tok: TokenizeProcessor | None = None, proc_num: NumericalizeProcessor | None = None,
-                         proc_y: Processor | None = None, chunksize: int = 10_000, folder: str | Path | None = None, **kw) -> SplitData:
-    """Labelled texts from a DataFrame, or from a CSV file that is read `chunksize` rows at a time (`kw` goes to `pd.read_csv`), so that it may be larger than memory; with a `folder`, the numbers, too, are on the disk only, and stay there (see `load_text_data`).
+                         proc_y: Processor | None = None, chunksize: int = 10_000, folder: str | Path | None = None, known=(), **kw) -> SplitData:
+    """Labelled texts from a DataFrame, or from a CSV file that is read `chunksize` rows at a time (`kw` goes to `pd.read_csv`), so that it may be larger than memory; with a `folder`, the numbers, too, are on the disk only, and stay there (see `load_text_data`, also for `known`).
 
-    `text_cols` is a column or several (see `join_columns`). `label_cols` is one of labels, or several of 0 and 1 (one for each label, any number of which may be true), or None. `valid_col` is 1 where a row is for validation; without it, a share `p_valid` is drawn by `seed`.
+
+    `text_cols` is a column or several (see `join_columns`). `label_cols` is one of labels, or several of 0 and 1 (one for each label, any number of which may be true), or None. `valid_col` is 1 where a row is for validation; without it, a share `p_valid` is drawn by `seed`. What a file holds is text: its labels are strings, and neither `NA` nor `None` is missing. (`dtype=` and `keep_default_na=` change that.)
     A `ValueError` or a `DataError` names a column that is missing, or the row that is wrong."""
     rows = _Rows(_chunks_of(table, chunksize, kw), text_cols, label_cols, valid_col, p_valid, seed)
     proc_tok, proc_num = proc_tok or TokenizeProcessor(), proc_num or NumericalizeProcessor()
@@ -751,14 +757,16 @@ def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=
         if not len(valid) or valid.all() or not valid.any(): raise ValueError(f'{(~valid).sum()} rows for training and {valid.sum()} for validation: both need some')
         if proc_num.vocab is None: proc_num.vocab = proc_num.make_vocab(Counter(dict(zip(words, counts.tolist()))))
         ids, number = np.memmap(f.name, np.int32, 'r') if lengths.sum() else np.zeros(0, np.int32), np.array(proc_num.numericalize(words), np.int32)
-        def new(n): return np.empty(n, np.int32) if folder is None or not n else np.lib.format.open_memmap(Path(room)/f'{n}.npy', 'w+', np.int32, (n,))
+        def new(name, n): return np.empty(n, np.int32) if folder is None or not n else np.lib.format.open_memmap(Path(room)/f'{name}.npy', 'w+', np.int32, (n,))
         parts = []
-        for chosen in (~valid, valid):   # training first: it makes the labels' vocabulary
+        for name, chosen in dict(train=~valid, valid=valid).items():   # training first: it makes the labels' vocabulary
             labels = [o for o, c in zip(rows.labels, chosen) if c]
-            parts.append(labelled_corpus(_translate(ids, lengths, chosen, number, new), labels if proc_y is None else proc_y(labels), [proc_tok, proc_num], proc_y))
+            try: y = labels if proc_y is None else proc_y(labels)
+            except UnseenLabel as e: raise UnseenLabel(f'row {chosen.nonzero()[0][e.index]}: {e}', e.index) from None
+            parts.append(labelled_corpus(_translate(ids, lengths, chosen, number, partial(new, name)), y, [proc_tok, proc_num], proc_y))
         if folder is None: return SplitData(*parts)
-        save_text_data(folder, SplitData(*parts))
-    return load_text_data(folder)
+        save_text_data(folder, SplitData(*parts), known)
+    return load_text_data(folder, known)
 
 # %% ../nbs/12_text.ipynb #5a71e315
 def _by_name(known) -> dict[str, Callable]:

@@ -2,6 +2,11 @@
 import json, os
 from pathlib import Path
 import pytest
+from hypothesis import HealthCheck, settings
+
+# how long an example takes is no business of the tests: a machine may be slow, or busy
+settings.register_profile('any machine', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('any machine')
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -55,7 +55,7 @@ def test_transforms_can_be_sent_to_a_worker(tfm):
 # flips
 
 @given(p=st.floats(allow_nan=True).filter(lambda p: not 0 <= p <= 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_probability_is_between_0_and_1(p):
     for cls in (PilRandomFlip, PilRandomDihedral):
         with pytest.raises(ValueError, match=cls.__name__): cls(p)
@@ -83,7 +83,7 @@ def test_a_size_that_is_none_is_refused(bad):
 def test_sizes_of_numpy_become_pythons(): assert [type(o) for o in process_sz(np.int64(5))] == [int, int]
 
 @given(w=sides, h=sides, ratio=st.floats(.1, 10))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_largest_part_fits_and_touches_two_sides(w, h, ratio):
     wc, hc = default_crop_size(w, h, ratio)
     assert 0 < wc <= w and 0 < hc <= h
@@ -95,7 +95,7 @@ def inside(box, w, h, tol=1e-6):
     return -tol <= l < r <= w + tol and -tol <= t < b <= h + tol
 
 @given(w=sides, h=sides, size=st.tuples(sizes, sizes), scale=st.floats(1, 3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_middle_is_in_the_middle_and_of_the_shape_asked_for(w, h, size, scale):
     l, t, r, b = CenterCrop(size, scale).get_box(w, h)
     assert inside((l, t, r, b), w, h)
@@ -103,13 +103,13 @@ def test_the_middle_is_in_the_middle_and_of_the_shape_asked_for(w, h, size, scal
     assert math.isclose((r - l)/(b - t), size[0]/size[1], rel_tol=1e-6)
 
 @given(w=sides, h=sides, seed=st.integers(0, 10**6), scale=st.tuples(st.floats(.01, 1), st.floats(.01, 1)).map(sorted), ratio=st.tuples(st.floats(.2, 5), st.floats(.2, 5)).map(sorted))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_random_boxes_are_inside_of_any_image(w, h, seed, scale, ratio):
     random.seed(seed)
     assert inside(RandomResizedCrop(8, tuple(scale), tuple(ratio)).get_box(w, h), w, h)
 
 @given(size=st.tuples(sizes, sizes), w=sides, h=sides, seed=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_crops_have_the_size_asked_for(size, w, h, seed):
     random.seed(seed)
     img = Image.new('RGB', (w, h), (10, 200, 30))
@@ -180,7 +180,7 @@ def test_an_image_decoded_at_a_smaller_size_looks_the_same(jpeg, w, h, crop):
 def quads(jitter): return st.lists(st.tuples(st.floats(-jitter, jitter), st.floats(-jitter, jitter)), min_size=4, max_size=4)
 
 @given(orig=quads(.2), targ=quads(.2))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_map_takes_all_four_points_where_they_belong(orig, targ):
     square = [(0, 0), (0, 1), (1, 1), (1, 0)]
     orig, targ = ([(x + dx, y + dy) for (x, y), (dx, dy) in zip(square, o)] for o in (orig, targ))
@@ -197,14 +197,14 @@ def test_four_points_are_needed(orig):
     with pytest.raises(ValueError, match='four points'): find_coeffs(orig, orig)
 
 @given(l=st.integers(0, 40), t=st.integers(0, 30), wc=st.integers(5, 20), hc=st.integers(5, 20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_warp_of_an_upright_box_is_a_crop(l, t, wc, hc):
     img = noise(60, 50)
     box = l, t, l + wc, t + hc
     assert (array(warp(img, (wc, hc), [(l, t), (l, t + hc), (l + wc, t + hc), (l + wc, t)], Image.NEAREST)) == array(img.crop(box))).all()
 
 @given(w=st.integers(20, 300), h=st.integers(20, 300), share=st.tuples(st.floats(.1, 1), st.floats(.1, 1)), magnitude=st.floats(0, .2499), seed=st.integers(0, 10**6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_tilted_crop_never_looks_outside(w, h, share, magnitude, seed):
     random.seed(seed)
     crop = PilTiltRandomCrop(24, (max(1, int(w*share[0])), max(1, int(h*share[1]))), magnitude)
@@ -229,7 +229,7 @@ def test_np_to_float_equals_the_two_steps(mode):
     assert x.dtype == torch.float32 and x.is_contiguous() and torch.equal(x, to_float_tensor(to_byte_tensor(img)))
 
 @given(w=st.integers(8, 200), h=st.integers(8, 200), size=st.tuples(st.integers(4, 64), st.integers(4, 64)), seed=st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_crop_to_bytes_is_the_plain_chain_to_rounding(w, h, size, seed):
     img = smooth(w, h, seed)
     crop = RandomResizedCrop(size)
@@ -267,7 +267,7 @@ def test_crop_to_bytes_drafts_too(jpeg):
     assert (fast.int() - full.int()).abs().float().mean() < 4
 
 @given(n=st.integers(1, 5), c=st.sampled_from([1, 3]), h=st.integers(1, 9), w=st.integers(1, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_collate_images_gives_what_the_default_gives(n, c, h, w):
     samples = [(torch.randint(0, 256, (c, h, w), dtype=torch.uint8), i) for i in range(n)]
     x, y = collate_images(samples)

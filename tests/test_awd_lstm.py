@@ -28,7 +28,7 @@ def learner(*cbs, m=None, data=None, lr=.1, **kw):
     return learn
 
 # the cell
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 4), st.integers(1, 6))
 def test_the_cell_in_a_loop_is_pytorchs_lstm(ni, nh, bs, sl):
     lstm, cell = nn.LSTM(ni, nh, batch_first=True), LSTMCell(ni, nh)
@@ -43,7 +43,7 @@ def test_the_cell_in_a_loop_is_pytorchs_lstm(ni, nh, bs, sl):
     torch.testing.assert_close(state, (h[0], c[0]))
 
 # masks
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.floats(0, 1), st.lists(st.integers(0, 12), max_size=3), st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
 def test_a_mask_is_zeros_and_one_other_number(p, sz, dtype):
     mask = dropout_mask(torch.zeros(1, dtype=dtype), sz, p)
@@ -180,7 +180,7 @@ def test_gradients_reach_the_true_weights_in_a_fit(opt_func):
     assert not [k for k, v in learn.model.state_dict().items() if torch.equal(v, before[k])]
 
 # the encoder
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(1, 4), st.integers(1, 5), st.lists(st.integers(1, 6), min_size=1, max_size=4))
 def test_reading_in_pieces_is_reading_at_once(n_layers, bs, cuts):
     enc = AWD_LSTM(VOCAB, EMB, HID, n_layers).eval()

@@ -58,7 +58,7 @@ def test_extensions_in_any_case_and_with_or_without_dot(tmp_path):
     assert [f.name for f in nb.get_files(tmp_path, ['.jpg', 'JPEG'])] == ['a.JPG', 'b.jpg', 'c.Jpeg']
     assert len(nb.get_files(tmp_path)) == 5
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(names=st.lists(st.lists(st.text('ab-_.Z1 é', min_size=1, max_size=4).filter(lambda s: s.strip('. ') and s[0] != '.'), min_size=1, max_size=3), min_size=1, max_size=12))
 def test_get_files_finds_what_rglob_finds_in_sorted_order(names, tmp_path_factory):
     root = tmp_path_factory.mktemp('files')

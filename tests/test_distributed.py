@@ -43,7 +43,7 @@ def near(a, b): return all(torch.allclose(p, q, rtol=1e-4, atol=1e-6) for p, q i
 
 def loader(n, bs, shuffle, drop_last): return DataLoader(range(n), bs, shuffle=shuffle, drop_last=drop_last)
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 5), st.booleans(), st.booleans(), st.integers(0, 3))
 def test_training_shares_are_equally_many_and_cover_the_items(n, bs, world, shuffle, drop_last, epoch):
     if n//world < (bs if drop_last else 1): return
@@ -59,7 +59,7 @@ def test_training_shares_are_equally_many_and_cover_the_items(n, bs, world, shuf
     if drop_last: assert len(set(seen)) == len(seen) and all(s == bs for s in sizes[0])
     if len(sizes[0]) > 1 and n % bs != 1 and bs > 1: assert sizes[0][-1] > 1
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 5), st.booleans())
 def test_validation_shares_partition_the_items(n, bs, world, drop_last):
     if n < world: return
@@ -111,7 +111,7 @@ def by_hand(n, bs, k, epochs=2):
             opt.step(), opt.zero_grad()
     return weights(learn)
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 5))
 def test_accumulated_steps_are_those_of_joint_batches(n, bs, k):
     learn = make_learn(n, bs=bs)

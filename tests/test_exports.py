@@ -9,7 +9,7 @@ names = st.sampled_from(['a', 'b', 'größe', 'x1'])
 lines = st.one_of(st.builds('{} = {!r}'.format, names, st.text(st.characters(blacklist_categories=['Cs']), max_size=30)), st.just('# a comment'), st.just('def f(): return 1'))
 code_cells = st.lists(st.tuples(st.booleans(), st.lists(lines, min_size=1, max_size=4).map('\n'.join)), max_size=6)
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cells=code_cells, eol=st.sampled_from(['\n', '\r\n']))
 def test_round_trip(cells, eol, tmp_path_factory):
     "What an import of the module defines is what running the marked cells defines, whatever the text in them."

@@ -8,7 +8,7 @@ import exp.nb_10c as nb
 from exp.nb_10c import (AmpCallback, AutocastForward, AvgStatsCallback, Callback, CancelBatchException, CancelEpochException, CancelTrainException, DataBunch, Dataset, HalfWeights, Learner, MixedPrecision,
                         RunningBatchNorm, SaveCheckpoint, StaticPrecision, adam_opt, bn_to_float, get_batch, get_dls, get_master, grad_overflow, model_to_half, set_seed, sgd_mom_opt, sgd_opt, to_master_grads, to_model_params)
 
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=25)
 
 def small_net(): return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 

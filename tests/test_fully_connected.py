@@ -3,14 +3,13 @@ import os, subprocess, sys
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, strategies as st
 from exp import nb_02
 from exp.nb_02 import get_data, mse, normalize
 from exp.nb_02 import test_near_zero as near_zero    # under its own name pytest would collect it
 
 shapes = st.lists(st.integers(1, 4), max_size=3).map(tuple)
 seeds = st.integers(0, 2**31)
-slow_is_fine = settings(deadline=None)    # times are no business of these tests
 
 def rand(*shape, seed=0, dtype=torch.float32): return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -28,7 +27,6 @@ def test_get_data_on_the_sample(monkeypatch):
 
 # normalize
 
-@slow_is_fine
 @given(shapes.filter(bool), seeds, st.floats(-10, 10), st.floats(.1, 10))
 def test_normalize_is_undone_by_its_numbers(shape, seed, m, s):
     x = rand(*shape, seed=seed, dtype=torch.float64)
@@ -72,12 +70,10 @@ def test_normalize_of_bytes_as_the_files_hold_them():
 
 # test_near_zero
 
-@slow_is_fine
 @given(st.floats(-.99e-3, .99e-3))
 def test_near_zero_passes_below_its_tolerance(a):
     near_zero(a); near_zero(torch.full((2, 3), a))
 
-@slow_is_fine
 @given(st.floats(allow_nan=False).filter(lambda a: abs(a) > 1.01e-3))
 def test_near_zero_fails_above_it_wherever_it_stands(a):
     for v in (a, torch.tensor([0., a]), torch.tensor([[a, 0.]])):
@@ -101,19 +97,16 @@ def test_near_zero_does_not_pass_without_numbers(a):
 
 # mse
 
-@slow_is_fine
 @given(shapes, seeds)
 def test_mse_equals_torchs_for_equal_shapes(shape, seed):
     a, b = rand(*shape, seed=seed), rand(*shape, seed=seed + 1)
     torch.testing.assert_close(mse(a, b), F.mse_loss(a, b))
 
-@slow_is_fine
 @given(shapes, seeds)
 def test_mse_squeezes_one_last_axis(shape, seed):
     a, b = rand(*shape, 1, seed=seed), rand(*shape, seed=seed + 1)
     torch.testing.assert_close(mse(a, b), F.mse_loss(a[..., 0], b))
 
-@slow_is_fine
 @given(shapes, shapes)
 def test_mse_never_broadcasts(out, targ):
     assume(out != targ and out != (*targ, 1))
@@ -134,7 +127,6 @@ def test_mse_of_two_whole_number_tensors_is_a_float_that_has_not_wrapped(dtype):
 def test_mse_of_nothing_is_an_error(out, targ):
     with pytest.raises(ValueError, match='nothing to average'): mse(torch.zeros(out), torch.zeros(targ))
 
-@slow_is_fine
 @given(st.integers(1, 8), seeds)
 def test_mse_has_torchs_gradient(n, seed):
     a, b = rand(n, 1, seed=seed).requires_grad_(), rand(n, seed=seed + 1)

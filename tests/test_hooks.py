@@ -34,7 +34,7 @@ def fit(model, *cbs, epochs=1, data=None):
 
 # normalising
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), mean=st.floats(-100, 100), scale=st.floats(.01, 100))
 def test_normalize_to_uses_the_training_statistics_for_both(seed, mean, scale):
     train, valid = rows(50, 4, seed=seed)*scale + mean, rows(20, 4, seed=seed + 1)*scale + mean + 3*scale
@@ -94,7 +94,7 @@ def test_what_reads_the_optimizer_reads_that_of_this_fit_too():
 
 # shapes
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 5), size=st.lists(st.integers(1, 4), min_size=1, max_size=3), width=st.integers(1, 64))
 def test_view_tfm_never_changes_the_number_of_items(n, size, width):
     x = rows(n, width)
@@ -107,7 +107,7 @@ def test_view_tfm_takes_an_empty_batch_and_one_that_is_not_contiguous():
     x = rows(6, 4).T
     assert torch.equal(view_tfm(2, 3)(x), x.reshape(4, 2, 3))
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ni=st.integers(1, 3), nf=st.integers(1, 4), ks=st.sampled_from([1, 3, 5, 7]), stride=st.integers(1, 3), n=st.integers(7, 20))
 def test_conv_layer_divides_the_size_by_its_stride(ni, nf, ks, stride, n):
     assert conv_layer(ni, nf, ks, stride)(torch.zeros(2, ni, n, n)).shape == (2, nf, math.ceil(n/stride), math.ceil(n/stride))
@@ -147,7 +147,7 @@ def test_init_cnn_reaches_every_convolution_and_nothing_else():
 
 maybe = lambda a, b: st.none() | st.floats(a, b)
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(leak=maybe(0, 2), sub=maybe(-1, 1), maxv=maybe(.5, 6), seed=st.integers(0, 2**31))
 def test_general_relu_is_its_formula_and_not_in_place(leak, sub, maxv, seed):
     x = (rows(40, seed=seed)*5).requires_grad_()
@@ -168,7 +168,7 @@ def test_general_relu_in_a_network_with_every_setting_learns():
 
 # ListContainer
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), n=st.integers(0, 12))
 def test_list_container_indexes_like_a_list_and_more(data, n):
     items = [f'item {i}' for i in range(n)]
@@ -184,7 +184,7 @@ def test_list_container_indexes_like_a_list_and_more(data, n):
         i = data.draw(st.integers(-n, n - 1))
         for one in (i, torch.tensor(i), np.int16(i), np.array(i)): assert c[one] == items[i]
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), n=st.integers(1, 12))
 def test_list_container_deletes_like_a_list_and_more(data, n):
     s, idxs = data.draw(st.slices(n)), data.draw(st.lists(st.integers(-n, n - 1), max_size=5))

@@ -249,7 +249,7 @@ def test_misfits_are_named():
     assert '0.weight is [5, 10] here and [16, 10] there' in str(e.value) and 'and' in str(e.value) and 'x.pt' in str(e.value)
     with pytest.raises(ValueError, match='more is missing|0.weight is missing'): check_weights(net(), {})
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(share=st.floats(0, .999))
 def test_a_file_cut_off_anywhere_is_named_and_nothing_changes(tmp_path_factory, share):
     folder = tmp_path_factory.getbasetemp()

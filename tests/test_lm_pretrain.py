@@ -77,14 +77,14 @@ def test_a_missing_file_is_named(tmp_path):
 line = st.text(string.ascii_letters + ' .,', min_size=1, max_size=30).map(str.strip).filter(bool)
 
 @given(st.lists(st.tuples(line, st.lists(line, max_size=3)), min_size=1, max_size=4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_articles_are_read_back(tmp_path_factory, made):
     text = ' \n' + ''.join(f' = {t} = \n \n' + ''.join(f' {p} \n' for p in ps) + ' \n' for t, ps in made)
     found = nb.read_wiki(write(tmp_path_factory.mktemp('w')/'w', text))
     assert [[l.strip() for l in a.split('\n') if l.strip()] for a in found] == [[f'= {t} =', *ps] for t, ps in made]
 
 @given(st.text(string.ascii_letters + " '@,.-\n=", max_size=80))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_plain_text_has_no_gaps_and_stays_as_it_is(text):
     once = nb.wiki_text(text)
     assert "n 't " not in once + ' ' and '\n\n\n' not in once and nb.wiki_text(once) == once
@@ -114,7 +114,7 @@ def test_nothing_to_draw_is_refused():
     with pytest.raises(ValueError, match='1 random word or more'): nb.SampledSoftmax(torch.ones(5), n=0)
 
 @given(st.integers(2, 200), st.integers(1, 300), st.integers(1, 50), st.integers(0, 10**6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_candidates_hold_all_targets_which_are_certain(vocab, n, n_targets, seed):
     torch.manual_seed(seed)
     targets = torch.randint(vocab, (n_targets,))
@@ -228,7 +228,7 @@ def test_data_without_a_vocabulary_are_refused():
 scores = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40).map(torch.tensor)
 
 @given(scores, st.floats(.1, 5), st.none() | st.integers(1, 50), st.none() | st.floats(0, 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_probabilities_sum_to_one_and_keep_what_they_should(s, temperature, top_k, min_p):
     p, plain = nb.sampling_probs(s, temperature, top_k, min_p), (s/temperature).softmax(0)
     assert p.sum().item() == pytest.approx(1, abs=1e-5) and (p >= 0).all() and (p[plain == plain.max()] > 0).any()   # of equals, top_k may keep any

@@ -19,7 +19,7 @@ def convs(act=nn.ReLU, depth=3, nf=6):
 
 def hooks(model): return sum(len(m._forward_hooks) for m in model.modules())
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(act=st.sampled_from(ACTS), depth=st.integers(1, 6), nf=st.integers(2, 8), scale=st.sampled_from([1e-3, 1., 50.]), seed=st.integers(0, 1000))
 def test_every_layer_is_within_tolerance_when_all_are_measured_together(act, depth, nf, scale, seed):
     set_seed(seed)

@@ -15,7 +15,7 @@ def items(dl): return [x for xs, _ in epoch(dl) for x in xs]
 
 sizes = st.integers(1, 200)
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=sizes, m=sizes, bs=st.integers(1, 250))
 def test_an_epoch_has_every_item_once_with_its_own_label(n, m, bs):
     train, valid = map(epoch, get_dls(numbered(n), numbered(m), bs))
@@ -23,7 +23,7 @@ def test_an_epoch_has_every_item_once_with_its_own_label(n, m, bs):
     assert [x for xs, _ in valid for x in xs] == list(range(m))
     assert all(ys == [-x for x in xs] for xs, ys in train + valid)
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=sizes, bs=st.integers(1, 250))
 def test_batch_sizes_are_bs_and_twice_bs_but_for_the_last(n, bs):
     for dl, size in zip(get_dls(numbered(n), numbered(n), bs), (bs, 2*bs)):
@@ -31,7 +31,7 @@ def test_batch_sizes_are_bs_and_twice_bs_but_for_the_last(n, bs):
         assert got[:-1] == [size]*(len(got) - 1) and 0 < got[-1] <= size
         assert len(dl) == len(got)
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=sizes, bs=st.integers(1, 200))
 def test_drop_last_leaves_out_less_than_a_batch_in_training_and_nothing_in_validation(n, bs):
     if n < bs:
@@ -47,7 +47,7 @@ def test_every_epoch_has_another_order_and_leaves_out_other_items():
     first, second = items(train), items(train)
     assert first != second and set(first) != set(second)
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.lists(st.integers(0, 4), min_size=n, max_size=n), st.integers(0, 2**31))))
 def test_accuracy_is_the_share_of_equal_labels(case):
     labels, seed = case

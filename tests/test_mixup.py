@@ -11,7 +11,7 @@ from exp.nb_04 import Learner as Bag
 from exp.nb_10b import (AvgStatsCallback, Callback, CancelBatchException, CancelTrainException, CutMix, DataBunch, Dataset, LabelSmoothingCrossEntropy, Learner, Mixer, MixUp, NoneReduce, accuracy, get_dls,
                         reduce_loss, set_seed, unsqueeze)
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 seeds, several, alphas = st.integers(0, 10_000), st.integers(1, 6), st.sampled_from([.05, .4, 1., 8.])
 classes, epsilons, reductions = st.integers(2, 7), st.sampled_from([0., .1, .5, 1.]), st.sampled_from(['mean', 'sum'])
 

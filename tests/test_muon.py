@@ -17,14 +17,14 @@ def as_published(g, rounds=5):
 
 shapes = st.tuples(st.integers(1, 24), st.integers(1, 24), st.integers(0, 2**31))
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes, st.floats(-12, 12))
 def test_orthogonalize_is_the_published_iteration_at_any_scale(shape, scale):
     m, n, seed = shape
     g = torch.randn(m, n, generator=torch.Generator().manual_seed(seed))
     assert torch.allclose(orthogonalize(g*10**scale).double(), as_published(g), atol=5e-3)
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shapes, st.integers(0, 4))
 def test_directions_stay_and_lengths_become_about_one(shape, rank):
     m, n, seed = shape

@@ -31,7 +31,7 @@ def check_same(ours, theirs, x, tol=1e-5):
 
 side, several = st.integers(1, 7), st.integers(1, 6)
 seeds = st.integers(0, 10_000)
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 @quick
 @given(steps=st.lists(st.tuples(several, side, side).filter(lambda s: s[0]*s[1]*s[2] > 1), min_size=1, max_size=6), nf=several, mom=st.floats(0, 1), seed=seeds)

@@ -60,7 +60,7 @@ PEERS = {
 }
 
 @pytest.mark.parametrize('name', PEERS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(lr=st.floats(1e-4, .1), mom=st.floats(0, .99), sqr_mom=st.floats(0, .999), eps=st.floats(1e-8, 1e-2), wd=st.floats(0, .5), seed=st.integers(0, 99), absent=st.integers(0, 31))
 def test_is_pytorchs_after_20_steps(name, lr, mom, sqr_mom, eps, wd, seed, absent):
     def missing(s): return [i for i in range(5) if absent >> i & 1 and (s + i) % 3]
@@ -112,7 +112,7 @@ def test_types_can_be_mixed():
     walk(opt, ps, range(3))
     assert [opt.state[p]['sqr_avg'].dtype for p in ps] == [torch.float32, torch.float64, torch.bfloat16] == [p.dtype for p in ps]
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30), st.integers(1, 60))
 def test_portions_keep_all_in_order_within_the_limit(sizes, limit):
     ps = [torch.empty(n) for n in sizes]

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from torch.utils.data import DataLoader
 import exp.nb_12 as nb
 
-quick = settings(max_examples=80, deadline=None)
+quick = settings(max_examples=80)
 # texts that hit the rules often, beside all others
 pieces = st.sampled_from(['a', 'no', 'No', 'NO', ' ', '  ', '\n', '\t', '.', ',', '!!!!', '&amp;', '&#39;', 'amp;', '#39;', ';', '#', '/', '<br />', '<', '>', 'é', 'İ', 'ß', 'ǅ', '\xa0', '\u2028', '\x1c', "'", '"', '2222', '@', ' @-@ ', ':', ')', ':)', '-', '_', '漢字', '🙂'])
 texts = st.one_of(st.text(), st.lists(pieces, max_size=20).map(''.join))
@@ -117,7 +117,7 @@ def test_word_by_word_is_what_spacy_does_with_the_whole_text(pieces):
     t, spacy = ' '.join(pieces), tok.tokenizer
     assert [o for w in t.split() for o in spacy(w)] == spacy(t)
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(texts, max_size=12), st.integers(1, 5))
 def test_chunks_do_not_matter(ts, size):
     a, b = (nb.TokenizeProcessor(max_workers=1, chunksize=n, tokenizer=tok.tokenizer)(o) for n, o in ((2000, ts), (size, iter(ts))))
@@ -241,7 +241,7 @@ def test_bad_indices_of_a_corpus():
 def test_arrays_that_are_no_corpus(ids, offsets):
     with pytest.raises(ValueError, match='a Corpus needs offsets'): nb.Corpus(ids, offsets)
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(corpora, st.booleans(), st.booleans())
 def test_a_corpus_is_saved_and_loaded(tmp_path_factory, lists, mmap, reverse):
     c = nb.Corpus.from_lists(lists)
@@ -484,7 +484,7 @@ def table(n=30):
 
 one_process = dict(proc_tok=nb.TokenizeProcessor(max_workers=1))
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, 40))
 def test_a_table_in_chunks_of_any_size(tmp_path_factory, size):
     file, df = tmp_path_factory.mktemp('t')/'t.csv', table()
@@ -494,6 +494,27 @@ def test_a_table_in_chunks_of_any_size(tmp_path_factory, size):
     assert a.train.proc_x[1].vocab == b.train.proc_x[1].vocab and a.train.proc_y.vocab == ['a', 'b']
     for x, y in ((a.train, b.train), (a.valid, b.valid)): assert [o.tolist() for o in x.x.items] == [o.tolist() for o in y.x.items] and x.y.items == y.y.items
     assert len(a.valid) == 6 and a.valid.x_obj(0).startswith('xxbos xxfld 1 xxmaj title xxunk xxfld 2 body of text')
+
+@settings(max_examples=10)
+@given(st.integers(1, 8))
+def test_a_file_is_text_in_chunks_of_any_size(tmp_path_factory, size):
+    file = tmp_path_factory.mktemp('t')/'t.csv'
+    file.write_text('\ufefftext,label,is_valid\n7,1,0\nNA,2,0\n,None,0\n10,other,0\nnull,1,0\n3.50,2,0\n8,1,1\n')
+    sd = nb.text_data_from_table(file, valid_col='is_valid', chunksize=size, proc_tok=nb.TokenizeProcessor(tokenizer=str.split, pre_rules=[], post_rules=[], max_workers=1), proc_num=nb.NumericalizeProcessor(min_freq=1))
+    assert [sd.train.x_obj(i) for i in range(6)] == ['7', 'NA', '', '10', 'null', '3.50'] and sd.train.proc_y.vocab == ['1', '2', 'None', 'other']
+
+def test_both_parts_on_disk_with_as_many_tokens(tmp_path):
+    df = pd.DataFrame(dict(text=[f'good film a{i}' for i in range(6)] + [f'poor play b{i}' for i in range(6)], label=['x', 'y']*6, is_valid=[0]*6 + [1]*6))
+    a, b = (nb.text_data_from_table(df, valid_col='is_valid', proc_num=nb.NumericalizeProcessor(min_freq=1), folder=folder, **one_process) for folder in (None, tmp_path/'out'))
+    assert a.train.x.items.n_tokens == a.valid.x.items.n_tokens
+    for x, y in ((a.train, b.train), (a.valid, b.valid)): assert [o.tolist() for o in x.x.items] == [o.tolist() for o in y.x.items]
+
+def test_a_table_on_disk_with_a_rule_of_ones_own(tmp_path):
+    def louder(t): return t.upper()
+    kw = dict(proc_tok=nb.TokenizeProcessor(pre_rules=[louder], max_workers=1), valid_col='is_valid', folder=tmp_path/'out')
+    with pytest.raises(ValueError, match='known=.louder.'): nb.text_data_from_table(table(), 'body', 'kind', **kw)
+    sd = nb.text_data_from_table(table(), 'body', 'kind', **kw, known=[louder])
+    assert sd.train.proc_x[0].pre_rules == [louder]
 
 def test_a_share_for_validation_does_not_depend_on_the_chunks(tmp_path):
     file = tmp_path/'t.csv'
@@ -523,7 +544,7 @@ def test_no_labels_for_a_language_model():
 def test_the_2018_format_without_a_header(tmp_path):
     (tmp_path/'t.csv').write_text('1,"good, really"\n0,bad\n'*10)
     sd = nb.text_data_from_table(tmp_path/'t.csv', 1, 0, p_valid=.3, header=None, **one_process)
-    assert sd.train.proc_y.vocab == [0, 1] and len(sd.train) + len(sd.valid) == 20
+    assert sd.train.proc_y.vocab == ['0', '1'] and len(sd.train) + len(sd.valid) == 20
 
 def test_bad_tables(tmp_path):
     df = table()
@@ -532,7 +553,12 @@ def test_bad_tables(tmp_path):
     with pytest.raises(nb.DataError, match='row 2: funny is 3'): nb.text_data_from_table(df.assign(funny=[0, 1, 3] + [0]*27), 'body', ['long', 'funny'], **one_process)
     for kw in (dict(text_cols='nope'), dict(text_cols='body', label_cols='nope'), dict(text_cols='body', label_cols='kind', valid_col='nope')):
         with pytest.raises(ValueError, match="no column 'nope'; the table has 'title'"): nb.text_data_from_table(df, **kw, **one_process)
+    with pytest.raises(nb.UnseenLabel, match="row 5: the label 'c'"): nb.text_data_from_table(df.assign(kind=['a']*5 + ['c'] + ['b']*24), 'body', 'kind', 'is_valid', **one_process)
     with pytest.raises(ValueError, match='name of a column'): nb.join_columns(df, [])
+    (tmp_path/'wide.csv').write_text('text,label\na,b,c\nd,e,f\n')
+    with pytest.raises(nb.DataError, match='wide.csv.*more fields than its header'): nb.text_data_from_table(tmp_path/'wide.csv', **one_process)
+    (tmp_path/'gap.csv').write_text('text,label\na,b\nd,\n')
+    with pytest.raises(nb.DataError, match='row 1 has no label'): nb.text_data_from_table(tmp_path/'gap.csv', **one_process)
     (tmp_path/'latin.csv').write_bytes('text,label\ncrème,a\n'.encode('latin-1'))
     with pytest.raises(nb.DataError, match='latin.csv is not UTF-8.*encoding='): nb.text_data_from_table(tmp_path/'latin.csv', **one_process)
     (tmp_path/'empty.csv').write_text('')

@@ -38,7 +38,7 @@ STATS = ('running_mean', 'running_var', 'num_batches_tracked')
 
 # random_splitter
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.from_regex(r'[a-z]{1,8}/[a-z0-9_]{1,8}\.jpg', fullmatch=True), min_size=1, unique=True), st.floats(0, 1), st.integers(0, 5), st.randoms())
 def test_a_file_stays_on_its_side(names, p, seed, rng):
     "Whatever other files there are, in whatever order, wherever the folder lies, and whatever has drawn random numbers."
@@ -78,7 +78,7 @@ def test_impossible_shares(p):
 
 # pool, cut, head
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3))
 def test_concat_pool(n, c, h, w, sz):
     x = torch.randn(n, c, h, w)

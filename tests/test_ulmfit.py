@@ -56,7 +56,7 @@ texts_of_ids = st.lists(st.lists(st.integers(2, len(WORDS) - 1), max_size=60), m
 
 # ---- texts of any length
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(texts=texts_of_ids, front=st.booleans(), extra=st.integers(0, 9))
 def test_a_texts_scores_do_not_depend_on_its_batch(texts, front, extra):
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def test_a_texts_scores_do_not_depend_on_its_batch(texts, front, extra):
     assert (together - alone).abs().max() < 1e-5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(texts=texts_of_ids, bptt=st.integers(1, 70), max_len=st.integers(1, 80))
 def test_outputs_are_those_of_the_encoder_over_the_last_words(texts, bptt, max_len):
     torch.manual_seed(0)

@@ -54,7 +54,7 @@ def learn(data):
 @pytest.mark.parametrize('arch, n', [(xresnet18, 11_228_586), (xresnet34, 21_336_746), (xresnet50, 23_575_466), (xresnet101, 42_567_594), (xresnet152, 58_211_242)])
 def test_parameter_counts(arch, n): assert n_params(on_meta(arch, c_out=10)) == n
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.sampled_from([1, 2, 4]), st.lists(st.integers(1, 2), min_size=1, max_size=5), st.integers(1, 5), st.integers(1, 12))
 def test_any_number_of_stages(expansion, layers, c_in, c_out):
     model = on_meta(XResNet.create, expansion=expansion, layers=layers, c_in=c_in, c_out=c_out)
@@ -69,7 +69,7 @@ def test_stages_run_and_learn(expansion, n):
     F.cross_entropy(model(x), y).backward()
     assert all(p.grad is not None for p in model.parameters())
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from([1, 4]), st.integers(1, 3), st.integers(3, 12), st.integers(3, 12))
 def test_a_block_rounds_sides_up(expansion, stride, h, w):
     out = ResBlock(expansion, 8, 16, stride)(torch.randn(2, 8*expansion, h, w))
@@ -223,7 +223,7 @@ def test_plot_training(learn):
 
 # interpretation
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 6), st.integers(1, 40), st.integers(0, 99))
 def test_interpretation_against_counting(c, n, seed):
     rng = np.random.default_rng(seed)
