@@ -38,7 +38,7 @@ def discriminative(lr: float, n_groups: int, div: float = 2.6) -> list[float]:
 
 # %% ../nbs/12c_ulmfit.ipynb #13657075
 def freeze_to(learn: Learner, n: int):
-    "Train the groups of the learner's `splitter` from number `n` on (-1: only the last; 0: all), and freeze those before."
+    "Train the groups of the learner's `splitter` from number `n` on (-1: only the last; 0: all), and freeze those before. A `ValueError` if there is no such group, or the splitter gives none."
     groups = learn.splitter(learn.model)
     if not groups or isinstance(groups[0], Tensor): raise ValueError('freeze_to needs a learner whose splitter gives groups, such as lm_splitter')
     if not -len(groups) <= n < len(groups): raise ValueError(f'freeze_to: there are {len(groups)} groups, and no number {n}')
@@ -54,17 +54,20 @@ class Stage(NamedTuple):
     epochs: int
     lrs: list[float]
 
-def gradual_stages(n_groups: int, lr: float = 1e-2, epochs: int = 2, gradual: bool = True, div: float = 2.6, first: int = 1, decay: float = .5) -> list[Stage]:
-    """The stages of ULMFiT's fine-tuning of a model of `n_groups` groups of layers: the last group for `first` epochs, the last two and the last three for one epoch each (as far as those aren't all), and everything for `epochs` epochs.
+def gradual_stages(n_groups: int, lr: float = 1e-2, epochs: int = 2, gradual: bool = True, div: float = 2.6, decay: float = .5) -> list[Stage]:
+    """The stages of ULMFiT's fine-tuning of a model of `n_groups` groups of layers: the last one, the last two and the last three for an epoch each (as far as those aren't all), and everything for `epochs` epochs.
 
     `lr` is the rate of the last group, multiplied by `decay` from stage to stage; each group has the rate of the next divided by `div`. Without `gradual`, there is only the last stage, at the rate `lr`."""
     steps = [-1, -2, -3][:max(n_groups - 1, 0)] if gradual else []
-    plan = [(n, 1 if i else first) for i, n in enumerate(steps)] + [(0, epochs)]
+    plan = [(n, 1) for n in steps] + [(0, epochs)]
     return [Stage(n, e, discriminative(lr*decay**i, n_groups, div)) for i, (n, e) in enumerate(plan)]
 
 # %% ../nbs/12c_ulmfit.ipynb #23d50edd
 def fit_stage(learn: Learner, stage: Stage, cbs=None, resume=None, pct_start: float = .3, moms: tuple[float, float] = (.8, .7)):
-    "One stage: freeze, then a one-cycle fit with a new optimizer. `cbs` and `resume` go to `fit`; `moms` are the momentum's ends and middle."
+    """One stage: freeze, then a one-cycle fit with a new optimizer. `cbs` and `resume` go to `fit`; `pct_start` is the share of the steps in which the rates rise, `moms` are the momentum's ends and middle.
+
+    Raises a `ValueError` if the stage hasn't a rate for each group of layers."""
+    if len(stage.lrs) != (n := len(learn.splitter(learn.model))): raise ValueError(f'the stage has {len(stage.lrs)} rates, and the learner {n} groups of layers: discriminative(lr, {n})')
     freeze_to(learn, stage.freeze_to)
     sched = sched_1cycle(stage.lrs, pct_start, moms[0], moms[1], moms[0])
     learn.fit(stage.epochs, [*sched, *listify(cbs)], reset_opt=True, **({} if resume is None else {'resume': resume}))
@@ -74,10 +77,22 @@ def fit_gradually(learn: Learner, lr: float = 1e-2, epochs: int = 2, gradual: bo
     for stage in gradual_stages(len(learn.splitter(learn.model)), lr, epochs, gradual, div, **kw): fit_stage(learn, stage, cbs() if cbs else None)
 
 # %% ../nbs/12c_ulmfit.ipynb #c1cf0533
+def _lm_direction(path) -> bool:
+    "Does the language model in the file `path` (of `save_lm`) read backwards?"
+    return bool(json.loads(torch.load(path, map_location='cpu', weights_only=True)['about'])['backwards'])
+
+def _same_direction(path, file_backwards, backwards):
+    if file_backwards == backwards: return
+    a, b = ('from the end' if o else 'from the beginning' for o in (file_backwards, backwards))
+    raise ValueError(f'{path} has learned to read {a}, and these texts are read {b}: make the data with backwards={file_backwards}, or take another file')
+
 def finetune_learner(data: TextDataBunch, pretrained: str | Path, drop_mult: float = 1., **kw) -> LMLearner:
-    "The `lm_learner` for `data` that goes on from the language model in the file `pretrained` (of `save_lm`), whose words are matched with those of the data. Its groups of layers are those of `lm_splitter`; `kw` goes to `lm_learner`."
+    """The `lm_learner` for `data` that goes on from the language model in the file `pretrained` (of `save_lm`), whose words are matched with those of the data. Its groups of layers are those of `lm_splitter`; `kw` goes to `lm_learner`.
+
+    A `ValueError` that names the file if it is something else, or reads in the other direction than the data."""
     state, vocab, sizes = lm_parts(pretrained)
     learn = lm_learner(data, **sizes, drop_mult=drop_mult, **dict(splitter=lm_splitter) | kw)
+    _same_direction(pretrained, _lm_direction(pretrained), learn.backwards)
     matched = match_embeds(state, vocab, learn.text_vocab)
     check_weights(learn.model, matched, pretrained)
     learn.model.load_state_dict(matched)
@@ -91,21 +106,28 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     kept = {}
     return {k: kept.setdefault((v.data_ptr(), v.shape), v.detach().cpu()) for k, v in module.state_dict().items()}
 
-def save_encoder(learn: Learner, path: str | Path) -> Path:
-    "Writes the encoder of a language model's learner to `path`, with its vocabulary and its sizes; `encoder_parts` reads it."
+class EncoderParts(NamedTuple):
+    "What a file of `save_encoder` holds: the weights by name, the vocabulary, the sizes (`emb_sz`, `n_hid`, `n_layers`), and whether it reads backwards."
+    state: dict[str, Tensor]
+    vocab: list[str]
+    sizes: dict[str, int]
+    backwards: bool
+
+def save_encoder(learn: LMLearner, path: str | Path) -> Path:
+    "Writes the encoder of a language model's learner to `path`, with its vocabulary, its sizes and its direction; `encoder_parts` reads it."
     encoder = learn.model[0]
     sizes = {k: getattr(encoder, k) for k in ('emb_sz', 'n_hid', 'n_layers')}
-    save_safely(dict(format=_encoder_format, sizes=sizes, vocab=json.dumps(learn.text_vocab), state=_weights(encoder)), path)
+    save_safely(dict(format=_encoder_format, sizes=sizes, vocab=json.dumps(learn.text_vocab), backwards=learn.backwards, state=_weights(encoder)), path)
     return Path(path)
 
-def encoder_parts(path: str | Path) -> tuple[dict, list[str], dict]:
-    "The encoder in a file of `save_encoder`, or in a language model's (`save_lm`): its weights, its vocabulary, and its sizes. A `ValueError` that names the file if it is neither."
+def encoder_parts(path: str | Path) -> EncoderParts:
+    "The encoder in a file of `save_encoder`, or in a language model's (`save_lm`). A `ValueError` that names the file if it is neither, a `FileNotFoundError` if there is none."
     try: saved = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
     except Exception as e: raise ValueError(f'{path} is no encoder, or it is cut off ({type(e).__name__})') from e
-    if isinstance(saved, dict) and saved.get('format') == _encoder_format: return saved['state'], json.loads(saved['vocab']), saved['sizes']
+    if isinstance(saved, dict) and saved.get('format') == _encoder_format: return EncoderParts(saved['state'], json.loads(saved['vocab']), saved['sizes'], saved['backwards'])
     state, vocab, sizes = lm_parts(path)
-    return {k.removeprefix('0.'): v for k, v in state.items() if k.startswith('0.')}, vocab, {k: sizes[k] for k in ('emb_sz', 'n_hid', 'n_layers')}
+    return EncoderParts({k.removeprefix('0.'): v for k, v in state.items() if k.startswith('0.')}, vocab, {k: sizes[k] for k in ('emb_sz', 'n_hid', 'n_layers')}, _lm_direction(path))
 
 # %% ../nbs/12c_ulmfit.ipynb #15773cb4
 def left_aligned(ids: Tensor, pad_idx: int = 1) -> tuple[Tensor, Tensor]:
@@ -212,8 +234,9 @@ def get_text_classifier(vocab_sz: int, emb_sz: int, n_hid: int, n_layers: int, n
 
 # %% ../nbs/12c_ulmfit.ipynb #c016fc9b
 class TextTrainer(RNNTrainer):
-    "`RNNTrainer` for texts of different lengths: steps where an encoder's outputs are all 0, which are padding, don't count in the activation regularisation."
+    "`RNNTrainer` for texts of different lengths: steps where an encoder's outputs are all 0, which are padding or before the last `max_len` words, don't count in the activation regularisation."
     def penalty(self) -> Tensor | float:
+        "What `RNNTrainer.penalty` gives, as means over the steps that count."
         h, real, cost = self.raw.float(), self.raw.any(-1), 0.
         if self.α: cost = cost + self.α*self.out.float().pow(2).sum()/(real.sum()*h.shape[-1]).clamp_min(1)
         pairs = real[:, 1:] & real[:, :-1]
@@ -301,13 +324,14 @@ ulmfit_drops = MappingProxyType(dict(output_p=.4, hidden_p=.3, input_p=.4, embed
 ulmfit_adam = adam_opt(mom=.8, sqr_mom=.99, eps=1e-7, wd=1e-2)
 
 def recipe_of(data: TextDataBunch, sizes: dict, drop_mult: float = 1.) -> TextRecipe:
-    "The recipe for the texts of `data` (of `clas_databunchify`), and for a model of `sizes`, with `ulmfit_drops` times `drop_mult`."
+    "The recipe for the texts of `data` (of `clas_databunchify`), and for a model of `sizes`, with `ulmfit_drops` times `drop_mult`. A `ValueError` if the data doesn't know its processors, has no labels to choose from, or pads with another number."
     numbers = next((p for p in data.procs if isinstance(p, NumericalizeProcessor)), None)
     tokens = next((p for p in data.procs if isinstance(p, TokenizeProcessor)), None)
     if not numbers or not tokens: raise ValueError('the data has to know how its texts became numbers: label it with proc_x=[TokenizeProcessor(), NumericalizeProcessor()]')
     ds = data.train_ds
     multi, labels = np.ndim(ds.y[0]) > 0, data.vocab or [str(i) for i in range(data.c_out or 0)]
     if len(labels) < 2 - multi: raise ValueError(f'a classifier needs labels to choose from, and the data has {labels}')
+    if numbers.otoi.get(PAD) != 1: raise ValueError(f"the vocabulary needs {PAD} as its number 1, which the loaders pad with")
     sizes = sizes | {k: p*drop_mult for k, p in ulmfit_drops.items()} | dict(vocab_sz=len(numbers.vocab), n_out=len(labels), pad_token=numbers.otoi[PAD])
     return TextRecipe(tokens, numbers, [str(o) for o in labels], sizes, ds.x.items.reverse, multi)
 
@@ -331,11 +355,16 @@ def text_classifier_learner(data: TextDataBunch, emb_sz: int = 400, n_hid: int =
                             layers=50, opt_func: Callable = ulmfit_adam, lr=1e-2, α: float = 2., β: float = 1., clip: float | None = .4, cuda: bool = True, progress: bool = True, xtra_cb=None, **kw) -> TextLearner:
     """A learner for the texts and labels of `data`, with weights and sizes of `encoder`, a file of `save_encoder` or `save_lm`; else of the sizes given, with random weights.
 
-    `layers` are the sizes of the head's hidden layers, `drop_mult` multiplies all dropouts, `α` and `β` go to `TextTrainer`, `clip` to `GradientClipping`. `xtra_cb` are more callbacks, or what makes them; `kw` goes to the learner."""
-    state, vocab, sizes = encoder_parts(encoder) if encoder else (None, None, dict(emb_sz=emb_sz, n_hid=n_hid, n_layers=n_layers))
-    recipe = recipe_of(data, sizes | dict(bptt=bptt, max_len=max_len, layers=listify(layers)), drop_mult)
+    `layers` are the sizes of the head's hidden layers, `drop_mult` multiplies all dropouts; `bptt` and `max_len` are numbers of words, as in `SentenceEncoder`. `lr` is a rate, or one for each group of `awd_lstm_clas_splitter`; `α` and `β` go to `TextTrainer`, `clip` to `GradientClipping`.
+    `cuda`: on the default device; `progress` shows bars. `xtra_cb` are more callbacks, or what makes them; `kw` goes to the learner.
+
+    A `ValueError` if the data doesn't know its processors or has no labels to choose from, or the encoder knows other words or reads in the other direction."""
+    parts = encoder_parts(encoder) if encoder else EncoderParts(None, None, dict(emb_sz=emb_sz, n_hid=n_hid, n_layers=n_layers), False)
+    recipe = recipe_of(data, parts.sizes | dict(bptt=bptt, max_len=max_len, layers=listify(layers)), drop_mult)
     model = get_text_classifier(**recipe.sizes)
-    if encoder: load_encoder(model, state, vocab, recipe.numbers.vocab)
+    if encoder:
+        _same_direction(encoder, parts.backwards, recipe.backwards)
+        load_encoder(model, parts.state, parts.vocab, recipe.numbers.vocab)
     cbs = [AvgStatsCallback(accuracy_multi if recipe.multi else accuracy), TextTrainer(α, β)]
     if clip: cbs.append(GradientClipping(clip))
     if progress: cbs.append(ProgressCallback())
@@ -436,7 +465,9 @@ def _log_odds(scores: Tensor, i: int, multi: bool) -> Tensor:
     return scores[:, i] - scores[:, others].logsumexp(1)
 
 def explain(learn: TextLearner, text: str | Path, label: str | None = None, bs: int = 64, most: int = 400) -> Explanation:
-    "How much each word of `text` moved the learner towards `label` (default: the one it predicts; of several, the likeliest)."
+    """How much each word of `text` (a string, or a `Path` to a file) moved the learner towards `label` (default: the one it predicts; of several, the likeliest), in log-odds; words are put together if there are more than `most`.
+
+    A `ValueError` if there is no such label."""
     recipe = learn.recipe
     if label is not None and label not in recipe.labels: raise ValueError(f'there is no label {label!r}; there are {", ".join(recipe.labels)}')
     tokens = recipe.tokens([text])[0]
@@ -451,7 +482,7 @@ TextLearner.explain = explain
 
 # %% ../nbs/12c_ulmfit.ipynb #e140647a
 class TextInterpretation(Interpretation):
-    """What a model makes of labelled texts: lesson 11's `Interpretation`, whose `items` are the texts, or lists of tokens' numbers that `load(i)` makes a text of."""
+    "What a model makes of labelled texts: lesson 11's `Interpretation`, where `load(i)` gives text number `i`."
     def worst_texts(self, n: int = 5, width: int = 300) -> pd.DataFrame:
         "The `n` texts with the largest losses: true and predicted label with their probabilities, the loss, and the text, of which at most `width` characters are shown, from its beginning and its end."
         top = self.top_losses(n)
@@ -462,7 +493,7 @@ class TextInterpretation(Interpretation):
         return self.worst_texts(n, **kw)
 
 def interpret_texts(learn, data: TextDataBunch | None = None, bs: int = 64) -> TextInterpretation:
-    "The `TextInterpretation` of what a learner, or an ensemble, predicts for the validation texts of `data` (default: its own)."
+    "The `TextInterpretation` of what a learner, or an ensemble, predicts for the validation texts of `data` (default: its own). A `ValueError` if texts may have several labels."
     if learn.recipe.multi: raise ValueError('a confusion matrix needs one label for each text, and here a text may have several')
     ds = (learn.data if data is None else data).valid_ds
     corpus = ds.x.items
@@ -478,7 +509,7 @@ def show_text_results(learn: TextLearner, n: int = 6, seed: int = 0, width: int 
     ds = learn.data.valid_ds
     which = np.random.default_rng(seed).permutation(len(ds))[:n]
     corpus, names, multi = ds.x.items[which], learn.vocab, learn.recipe.multi
-    probs = learn.probs(corpus)
+    probs = learn.probs(corpus if corpus.reverse == learn.recipe.backwards else corpus.backwards())
     texts = [show_text(t.flip(0) if corpus.reverse else t, learn.text_vocab) for t in corpus]
     truths = [[names[j] for j, on in enumerate(ds.y[i]) if on] if multi else names[int(ds.y[i])] for i in which.tolist()]
     said = [as_prediction(p, names, multi).label for p in probs]
@@ -509,16 +540,21 @@ def _text_learner(path, saved, data, loss_func, **kw):
     check_weights(model, state, path)
     if data is not None and [str(o) for o in data.vocab or []] != recipe.labels: raise ValueError(f'{path} knows the labels {recipe.labels}, and the data has {data.vocab}')
     if data is not None and data.text_vocab != recipe.numbers.vocab: raise ValueError(f'{path} has another vocabulary than the data: prepare that with NumericalizeProcessor(vocab=learn.text_vocab)')
+    if data is not None and (np.ndim(data.train_ds.y[0]) > 0) != recipe.multi: raise ValueError(f'{path} gives each text {"any number of labels" if recipe.multi else "one label"}, and the data does not')
+    if data is not None: _same_direction(path, recipe.backwards, data.train_ds.x.items.reverse)
     model.load_state_dict(state)
     cbs = [AvgStatsCallback(accuracy_multi if recipe.multi else accuracy), TextTrainer(), GradientClipping(.4), CudaCallback(), *listify(kw.pop('cbs', None))]
     data = NoData(recipe.labels, []) if data is None else data
-    return TextLearner(model.eval(), data, loss_func or (_bce if recipe.multi else F.cross_entropy), kw.pop('opt_func', ulmfit_adam), kw.pop('lr', 1e-2), awd_lstm_clas_splitter, cbs=cbs, recipe=recipe, **kw)
+    return TextLearner(model.eval().to(default_device()), data, loss_func or (_bce if recipe.multi else F.cross_entropy), kw.pop('opt_func', ulmfit_adam), kw.pop('lr', 1e-2), awd_lstm_clas_splitter, cbs=cbs, recipe=recipe, **kw)
 
 def load_learner(path: str | Path, data: DataBunch | None = None, known=(), loss_func: Callable | None = None, **kw) -> Learner:
     """The learner that `learn.export` has written to `path`, for texts or for images (lesson 11, which `known` is for): it predicts as that one did. Safe to use on files of others: nothing in the file is run.
 
-    With `data` (of the same labels, and vocabulary) it can validate and train, too; `loss_func` and `kw` then go to the learner. Raises a `ValueError` if the file is something else, or cut off."""
+    A learner for texts is on the default device. With `data` (of the same labels, vocabulary and direction) it can validate and train, too; `loss_func` and `kw` then go to the learner.
+    Raises a `FileNotFoundError`, or a `ValueError` that names the file if it is something else, or cut off."""
     try: saved = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception: saved = None   # lesson 11's says what is wrong
+    except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
+    except Exception as e: raise ValueError(f'{path} is no export of a learner, or it is cut off ({type(e).__name__})') from e
     if isinstance(saved, dict) and saved.get('format') == _text_format: return _text_learner(path, saved, data, loss_func, **kw)
+    if isinstance(saved, dict) and saved.get('format') in (_encoder_format, 'language model, 1'): raise ValueError(f"{path} holds an encoder or a language model, and no learner's export")
     return _load_image_learner(path, data, known, loss_func or F.cross_entropy, **kw)

@@ -7,18 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # %% ../nbs/12c_ulmfit.ipynb #c3eac181
-class _Parser(argparse.ArgumentParser):
-    def error(self, message): self.exit(2, f'{self.prog}: {message} (--help explains)\n')
-
-def _number(kind, low, high=math.inf, open_low=False):
-    "A type for argparse: a number from `low` to `high`."
-    def read(text):
-        try: v = kind(text)
-        except ValueError: v = math.nan
-        if (low < v if open_low else low <= v) and v <= high: return v
-        raise argparse.ArgumentTypeError(f'{text!r} is not {"a whole number" if kind is int else "a number"} {"above" if open_low else "from"} {low}'
-                                         + f' to {high}'*(high < math.inf))
-    return read
+from exp.train_imagenette import _Parser, _number   # lesson 11's: errors of one line, numbers within limits
 
 # %% ../nbs/12c_ulmfit.ipynb #8c1e56c7
 ulmfit_recipe = MappingProxyType(dict(
@@ -186,7 +175,9 @@ def _split(source, share, seed):
     if source.is_valid is None:
         n = round(known.sum()*share)
         chosen = np.zeros(len(source), bool)
-        chosen[np.random.default_rng(seed).permutation(known.nonzero()[0])[:n]] = True
+        order, seen = np.random.default_rng(seed).permutation(known.nonzero()[0]), set()
+        if not source.multi: order = [i for i in order if source.labels[i] in seen or seen.add(source.labels[i])]   # the first text of each label is for training
+        chosen[order[:n]] = True
     else: chosen = np.array(source.is_valid, bool)
     train, valid = (known & ~chosen).nonzero()[0], (known & chosen).nonzero()[0]
     if not len(train) or not len(valid):
@@ -201,7 +192,7 @@ def _targets(source, train, valid):
     number = {v: i for i, v in enumerate(vocab)}
     if len(vocab) < 2: raise UserError(f'all training texts have the label {vocab[0]!r}: two different ones are needed to tell apart')
     if new := [i for i in valid if source.labels[i] not in number]:
-        raise UserError(f'{source.names[new[0]]} is for validation and has the label {source.labels[new[0]]!r}, which no training text has')
+        raise UserError(f'{source.names[new[0]]} is for validation and has the label {source.labels[new[0]]!r}, which no training text has')   # only where the data says which
     return vocab, [number.get(o, -1) for o in source.labels]
 
 # %% ../nbs/12c_ulmfit.ipynb #c0dd6dbd
@@ -275,8 +266,11 @@ def read_texts(args) -> UlmfitTexts:
     ids = num(tokens[np.concatenate([train, more])])
     if len(num.vocab) <= len(default_spec_tok) + 1:
         raise UserError(f'no word comes at least {args.min_freq} times in the training texts; is there any text in them?')
+    valid_ids = num(tokens[valid])
+    for what, part in (('to train with', ids), ('to validate with', valid_ids)):
+        if args.lm_epochs and part.n_tokens <= args.bptt: raise UserError(f'the texts {what} have {part.n_tokens} tokens, too few for a language model with --bptt {args.bptt}: a smaller one, or more texts, or --lm-epochs 0')
     y_train, y_valid = ([y[i] for i in part] for part in (train, valid))
-    return UlmfitTexts(ids, len(train), y_train, num(tokens[valid]), y_valid, [source.names[i] for i in valid], vocab, tok, num)
+    return UlmfitTexts(ids, len(train), y_train, valid_ids, y_valid, [source.names[i] for i in valid], vocab, tok, num)
 
 # %% ../nbs/12c_ulmfit.ipynb #42405527
 def _read_json(path): return json.loads(Path(path).read_text(encoding='utf-8'))
@@ -345,7 +339,7 @@ def _part(corpus, most, seed):
     return corpus if len(corpus) <= most else corpus[np.sort(np.random.default_rng(seed).permutation(len(corpus))[:most])]
 
 def ulmfit_lm_data(t: UlmfitTexts, args, backwards: bool) -> TextDataBunch:
-    "All training texts for a language model, with labels or without; it is validated with texts of the validation set, at most a tenth as many, or 1,000."
+    "All training texts for a language model, with labels or without; it is validated with texts of the validation set, at most a tenth as many, or 1,000, whichever is more."
     valid = _part(t.valid, max(1000, len(t.ids)//10), args.seed)
     few = min(t.ids.n_tokens, valid.n_tokens)//(args.bptt + 1)
     sd = SplitData(*(labelled_corpus(o, [0]*len(o), [t.tokens, t.numbers]) for o in (t.ids, valid)))

@@ -324,6 +324,17 @@ def test_an_empty_text_among_others(tmp_path):
     rows = [*labelled(), ('', 'neg', ), ('', 'pos')]
     run(make_csv(tmp_path/'t.csv', rows), tmp_path/'run')
 
+def test_labels_that_come_once_are_trained_with(tmp_path):
+    rows = [*labelled(), *((f'a fair film, number {i}', f'rare {i}') for i in range(9))]
+    for seed in range(4):
+        source = tu.table_source(make_csv(tmp_path/'t.csv', rows), ['text'], ['label'])
+        train, valid, _ = tu._split(source, .3, seed)
+        assert {source.labels[i] for i in train} == {k for _, k in rows} and len(valid) == round(.3*len(rows))
+
+def test_too_few_words_for_the_windows_of_a_language_model(folder, tmp_path, capsys):
+    assert 'to validate with have' in error_of(argv(folder, tmp_path/'run', '--bptt', 100), capsys)
+    assert not (tmp_path/'run').exists()
+
 def test_a_table_is_read_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(tu._chunks, '__defaults__', (3,))
     source = tu.table_source(make_csv(tmp_path/'t.csv', labelled()), ['text'], ['label'])

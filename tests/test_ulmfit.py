@@ -209,6 +209,36 @@ def test_files_hold_each_weight_once(tmp_path):
         same = [k for k, v in state.items() if v.data_ptr() == state[name].data_ptr()]
         assert len(same) == 2 and all(k.endswith('emb.weight') for k in same)
 
+
+def test_files_and_data_must_be_read_in_one_direction(tmp_path):
+    "Vocabularies are equal in both directions, so nothing else would tell."
+    forward, backward = lm_learner(), lm_learner(backwards=True)
+    files = [nb.save_encoder(backward, tmp_path/'encoder.pt'), backward.save_lm(tmp_path/'lm.pt')]
+    assert [nb.encoder_parts(f).backwards for f in files] == [True, True]
+    for f in files:
+        with pytest.raises(ValueError, match=f'{f.name} has learned to read from the end'): nb.text_classifier_learner(clas_data(), encoder=f, progress=False)
+        nb.text_classifier_learner(clas_data(backwards=True), encoder=f, progress=False)
+    with pytest.raises(ValueError, match='lm.pt'): nb.finetune_learner(forward.data, files[1], progress=False)
+    learn = text_learner()
+    with pytest.raises(ValueError, match='from the beginning'): nb.load_learner(learn.export(tmp_path/'m.pt'), clas_data(backwards=True))
+
+
+def test_a_stage_needs_a_rate_for_each_group():
+    with pytest.raises(ValueError, match='3 rates, and the learner 4 groups'): nb.fit_stage(text_learner(), nb.Stage(0, 1, [.1, .1, .1]))
+
+
+def test_padding_has_to_be_number_1():
+    data = clas_data()
+    data.train_ds.proc_x[1].vocab = [WORDS[1], WORDS[0], *WORDS[2:]]
+    with pytest.raises(ValueError, match='number 1'): nb.text_classifier_learner(data, 6, 8, 2)
+
+
+def test_what_is_no_learner_is_named_for_what_it_is(tmp_path):
+    for file in (nb.save_encoder(lm_learner(), tmp_path/'encoder.pt'), lm_learner().save_lm(tmp_path/'lm.pt')):
+        with pytest.raises(ValueError, match=f'{file.name} holds an encoder or a language model'): nb.load_learner(file)
+    with pytest.raises(FileNotFoundError, match='no file'): nb.load_learner(tmp_path/'none.pt')
+
+
 def test_finetune_learner_goes_on_from_a_file(tmp_path):
     learn = lm_learner()
     file = learn.save_lm(tmp_path/'lm.pt')
@@ -219,7 +249,7 @@ def test_finetune_learner_goes_on_from_a_file(tmp_path):
 
 def test_an_encoder_of_other_words_is_refused(tmp_path):
     learn = lm_learner()
-    state, vocab, sizes = nb.encoder_parts(nb.save_encoder(learn, tmp_path/'e.pt'))
+    state, vocab, sizes, _ = nb.encoder_parts(nb.save_encoder(learn, tmp_path/'e.pt'))
     model = classifier()
     with pytest.raises(ValueError, match='differ from number 1 on'): nb.load_encoder(model, state, [vocab[0], *vocab[:0:-1]], vocab)
     with pytest.raises(ValueError, match="don't fit"): nb.load_encoder(nb.get_text_classifier(len(WORDS), 4, 8, 2, 2, 1, 7), state, vocab, vocab)
