@@ -118,7 +118,7 @@ def test_a_kill_at_any_moment_leaves_the_old_module_or_the_new(project):
     for source in (old, new):
         project.write('05_x.ipynb', source)
         texts.add(plan_export(project.nbs, project.lib)[project.lib/'nb_05.py'])
-    loop = f'from exp.nb_00 import write_atomic\nimport sys\ntexts = sys.stdin.read().split("\\0")\nprint("go", flush=True)\nwhile True:\n  for t in texts: write_atomic({str(project.lib/"nb_05.py")!r}, t)'
+    loop = f'from exp.nb_00 import write_atomic\nimport sys\ntexts, path = sys.stdin.read().split("\\0"), {str(project.lib/"nb_05.py")!r}\nwrite_atomic(path, texts[0])\nprint("go", flush=True)\nwhile True:\n  for t in texts: write_atomic(path, t)'
     for i in range(8):
         p = subprocess.Popen([sys.executable, '-c', loop], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         p.stdin.write('\0'.join(sorted(texts)))
