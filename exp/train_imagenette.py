@@ -13,9 +13,9 @@ def _number(kind, low, high=math.inf, open_low=False):
     def read(text):
         try: v = kind(text)
         except ValueError: v = math.nan
-        if (low < v if open_low else low <= v) and v <= high and v < math.inf: return v
+        if (low < v if open_low else low <= v) and v <= high: return v
         raise argparse.ArgumentTypeError(f'{text!r} is not {"a whole number" if kind is int else "a number"} {"above" if open_low else "from"} {low}'
-                                         + (f' {"up "*open_low}to {high}' if high < math.inf else ''))
+                                         + f' to {high}'*(high < math.inf))
     return read
 
 # %% ../nbs/11_train_imagenette.ipynb #55d00844

@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_named(images, tmp_path, monkeypatch, capsys):
 
 # mistakes
 
-@pytest.mark.parametrize('more, message', [(('--epochs', 0), 'not a whole number from 1'), (('--lr', 'fast'), 'not a number'), (('--lr', 'inf'), 'not a number'), (('--valid', 0), 'above 0 up to 0.9'), (('--arch', 'vgg'), 'vgg'), (('--size', 3), 'from 16'), (('--smooth', 2), 'to 1'), (('--what',), '--what')])
+@pytest.mark.parametrize('more, message', [(('--epochs', 0), 'not a whole number from 1'), (('--lr', 'fast'), 'not a number'), (('--arch', 'vgg'), 'vgg'), (('--size', 3), 'from 16'), (('--smooth', 2), 'to 1'), (('--what',), '--what')])
 def test_bad_arguments(images, tmp_path, capsys, more, message):
     assert message in error_of(argv(images, tmp_path/'run', *more), capsys)
     assert not (tmp_path/'run').exists()
