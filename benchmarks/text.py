@@ -1,7 +1,7 @@
 """Lesson 12's tokens, corpus and batches: python -m benchmarks.text [--rounds N] [--texts N] [--tokens N]
 
 Tokenizing: IMDb's reviews (the real ones where they can be had, by EXP_DATA and EXP_MIRROR, else the built-in sample), read before the clock. The peer is spaCy's bare tokenizer for English, one process, without any rule; ours has all rules,
-and gives numbers of words. Each round makes everything anew, so nothing is known of any word at its start; the ways take turns in random order, and a way's ratio is the median, over the rounds, of its texts a second to the peer's in the same round.
+and gives numbers of words. Where fastai can be imported, its tokenizer with its rules takes part, too, in two processes. Each round makes everything anew, so nothing is known of any word at its start; the ways take turns in random order, and a way's ratio is the median, over the rounds, of its texts a second to the peer's in the same round.
 Times are wall time, as two processes are compared with one: the machine should have two idle cores. Processor time is printed beside it.
 
 The corpus: so many random tokens in texts of random lengths, written to a file; then, each in a process of its own, what it costs in memory when loaded, or memory-mapped, until the first batch, and for each batch.
@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.machine import machine
 
-PEER, GOAL, MEMORY_GOAL = 'spaCy alone, 1 process', 1.2, 4.4
+PEER, OURS, FASTAI = 'spaCy alone, 1 process', 'ours, 2 processes', "fastai's, 2 processes"
+GOAL, FASTAI_GOAL, MEMORY_GOAL = 1.2, 3, 4.4
 
 def load_texts(n):
     "Texts of IMDb, and whether they are the real ones."
@@ -20,6 +21,12 @@ def load_texts(n):
     path = untar_data(URLs.IMDB)
     files = get_files(path, '.txt', recurse=True, include=['train', 'test', 'unsup'])
     return [read_file(f) for f in random.Random(0).sample(files, min(n, len(files)))], is_sample(path)
+
+def fastai_tokenizer():
+    "What makes fastai's tokenizer of texts, or None if it can't be imported."
+    try: from fastai.text.core import WordTokenizer, parallel_tokenize
+    except ImportError: return None
+    return lambda: lambda texts: list(parallel_tokenize(texts, WordTokenizer(), n_workers=2))
 
 def ways():
     "Name -> a function that makes, outside of the clock, what tokenizes a list of texts."
@@ -32,7 +39,8 @@ def ways():
         proc = TokenizeProcessor(max_workers=n)
         proc.proc1('a')
         return proc
-    return {PEER: bare, 'ours, 1 process': lambda: ours(1), 'ours, 2 processes': lambda: ours(2)}
+    theirs = fastai_tokenizer()
+    return {PEER: bare, 'ours, 1 process': lambda: ours(1), OURS: lambda: ours(2)} | ({FASTAI: theirs} if theirs else {})
 
 def cpu_time() -> float:
     "Processor time of this process and of its children that have ended."
@@ -97,7 +105,11 @@ def main(rounds=3, n_texts=20_000, n_tokens=100_000_000) -> None:
     for w, ts in times.items():
         ratios = sorted(p[0]/t[0] for t, p in zip(ts, times[PEER]))
         ours = '' if w == PEER else f'{statistics.median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f}'
-        print(f'| {w} | {len(texts)/statistics.median(t[0] for t in ts):,.0f} | {ours or " | "} | {statistics.median(t[1] for t in ts)/len(texts)*1e6:.0f} | {GOAL if "2" in w else ""} |')
+        print(f'| {w} | {len(texts)/statistics.median(t[0] for t in ts):,.0f} | {ours or " | "} | {statistics.median(t[1] for t in ts)/len(texts)*1e6:.0f} | {GOAL if w == OURS else ""} |')
+    if FASTAI in times:
+        ratios = sorted(theirs[0]/ours[0] for ours, theirs in zip(times[OURS], times[FASTAI]))
+        print(f'\nOurs in 2 processes, times fastai\'s in 2: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), goal {FASTAI_GOAL}')
+    else: print('\nfastai is not installed, so its tokenizer takes no part.')
     costs = corpus_costs(n_tokens)
     print(f'\n| a corpus of {costs["loaded"][0]/1e6:.0f} million tokens | MB in its files | bytes a token | more memory in use, MB | first batch after, s | each batch, µs |\n| --- | --- | --- | --- | --- | --- |')
     for how, (n, size, memory, first, each) in costs.items(): print(f'| {how} | {size/1e6:.0f} | {size/n:.2f} | {memory/1e6:.0f} | {first:.2f} | {each*1e6:.0f} |')
