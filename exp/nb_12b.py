@@ -308,17 +308,26 @@ def pretrained_path(name: str | Path, backwards: bool = False) -> Path:
     return data_home()/'models'/f'{name}{"-backwards"*backwards}.pt'
 
 # %% ../nbs/12b_lm_pretrain.ipynb #78a00642
-def pretrain_lm(path: str | Path, dest: str | Path | None = None, backwards: bool = False, progress: bool = True, **settings) -> Path:
-    """Trains a language model on the texts in the folder `path` (as `wiki_databunch` takes them) by `lm_recipe(path)`, changed by `settings`, with one cycle; saves it to `dest` (default: `pretrained_path`), and returns that."""
+def pretrain_lm(path: str | Path, dest: str | Path | None = None, backwards: bool = False, progress: bool = True, seed: int = 42, **settings) -> Path:
+    """Trains a language model on the texts in the folder `path` (as `wiki_databunch` takes them) by `lm_recipe(path)`, changed by `settings`, with one cycle; saves it to `dest` (default: `pretrained_path`), and returns that.
+
+    `seed` goes to `set_seed`, so that the same call gives the same model, wherever it stands. A `TypeError` for a setting that isn't in the recipe."""
     recipe = lm_recipe(path)
     if unknown := settings.keys() - recipe.keys(): raise TypeError(f'pretrain_lm: no setting {", ".join(sorted(unknown))}; there are {", ".join(recipe)}')
     r = SimpleNamespace(**recipe | settings)
     data = wiki_databunch(path, r.bs, r.bptt, r.max_vocab, backwards=backwards)
+    set_seed(seed)
     learn = lm_learner(data, r.emb_sz, r.n_hid, r.n_layers, r.drop_mult, lr=r.lr, n_sampled=r.n_sampled, progress=progress)
     learn.fit(r.epochs, cbs=sched_1cycle(r.lr, mom_start=.9, mom_mid=.8, mom_end=.9))
     return learn.save_lm(dest or pretrained_path(path, backwards))
 
 def pretrained_lm(path: str | Path, backwards: bool = False, progress: bool = True, **settings) -> Path:
-    "The file of a language model that was pre-trained on the texts in the folder `path`: the one that is there, else `pretrain_lm` makes it."
+    """The file of a language model that was pre-trained on the texts in the folder `path`: the one that is there, else `pretrain_lm` makes it.
+
+    A `ValueError` if the one that is there has other sizes than `lm_recipe(path)`, changed by `settings`: it was made on another machine, or by other settings."""
     file = pretrained_path(path, backwards)
-    return file if file.exists() else pretrain_lm(path, file, backwards, progress, **settings)
+    if not file.exists(): return pretrain_lm(path, file, backwards, progress, **settings)
+    sizes, wanted = lm_parts(file).sizes, lm_recipe(path) | settings
+    if sizes != (wanted := {k: wanted[k] for k in sizes}):
+        raise ValueError(f'{file} has the sizes {sizes}, and {wanted} are wanted: take the file as it is, pass its sizes, or remove it, and it is trained anew')
+    return file

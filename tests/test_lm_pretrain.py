@@ -396,6 +396,16 @@ def test_a_model_is_trained_once(monkeypatch, tmp_path, folder):
     first = nb.pretrained_lm(folder, progress=False, **small)
     stamp = first.stat().st_mtime_ns
     assert nb.pretrained_lm(folder, progress=False, **small) == first and first.stat().st_mtime_ns == stamp and nb.lm_parts(first).sizes == dict(emb_sz=8, n_hid=8, n_layers=1)
+    with pytest.raises(ValueError, match="'emb_sz': 8.*'emb_sz': 9.* wanted"): nb.pretrained_lm(folder, progress=False, **small | dict(emb_sz=9))
+
+def test_the_same_call_makes_the_same_model(tmp_path, folder):
+    small = dict(emb_sz=8, n_hid=8, n_layers=1, bs=4, bptt=10, epochs=1, n_sampled=5, progress=False)
+    files = []
+    for name in 'ab':
+        torch.rand(7)   # whatever happened before
+        files.append(nb.pretrain_lm(folder, tmp_path/f'{name}.pt', **small))
+    a, b = (nb.lm_parts(f).state for f in files)
+    assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
 def test_an_unknown_setting_is_named(folder):
     with pytest.raises(TypeError, match='no setting epoch; there are .*epochs'): nb.pretrain_lm(folder, epoch=3)
