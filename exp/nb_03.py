@@ -30,10 +30,10 @@ class Dataset:
     def __repr__(self): return f'{type(self).__name__}({len(self)} items)'
 
 # %% ../nbs/03_minibatch_training.ipynb #f0804add
-def get_dls(train_ds, valid_ds, bs: int, **kw) -> tuple[DataLoader, DataLoader]:
+def get_dls(train_ds, valid_ds, bs: int, loader: type = DataLoader, **kw) -> tuple[DataLoader, DataLoader]:
     """A shuffled training loader with batches of `bs`, and a validation loader in order with batches of `2*bs`.
 
-    `kw` goes to both (`num_workers`, `collate_fn`, ...), but `drop_last` (default False: no item is left out) and `generator` only to the training loader.
+    `kw` goes to both (`num_workers`, `collate_fn`, ...), but `drop_last` (default False: no item is left out) and `generator` only to the training loader; `loader` is the class of both.
     Validation has a generator of its own, so that it leaves the global random numbers alone; random transforms in *its* workers therefore don't follow the global seed.
     Raises a `ValueError` for an empty dataset, a `bs` that isn't a whole number above 0, a `drop_last` that would leave nothing to train on, or an order or batching in `kw`, which are fixed here."""
     for name, ds in dict(train_ds=train_ds, valid_ds=valid_ds).items():
@@ -45,4 +45,4 @@ def get_dls(train_ds, valid_ds, bs: int, **kw) -> tuple[DataLoader, DataLoader]:
     only_train = {k: kw.pop(k) for k in ('drop_last', 'generator') if k in kw}
     if only_train.get('drop_last') and len(train_ds) < bs:
         raise ValueError(f'get_dls: drop_last=True drops all {len(train_ds)} training items, since one batch has {bs}: use a smaller bs, or drop_last=False')
-    return (DataLoader(train_ds, batch_size=bs, shuffle=True, **only_train, **kw), DataLoader(valid_ds, batch_size=bs*2, generator=torch.Generator(), **kw))
+    return (loader(train_ds, batch_size=bs, shuffle=True, **only_train, **kw), loader(valid_ds, batch_size=bs*2, generator=torch.Generator(), **kw))

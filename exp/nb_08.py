@@ -6,6 +6,7 @@
 from exp.nb_07a import *
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+import weakref
 import PIL
 from PIL import Image
 
@@ -339,13 +340,24 @@ class DataBunch(DataBunch):
         "The names of the categories, by number; None where the training set has no processor that knows them."
         return next((v for p in listify(getattr(self.train_ds, 'proc_y', None)) if (v := getattr(p, 'vocab', None)) is not None), None)
 
+# %% ../nbs/08_data_block.ipynb #5b7c01ab
+class WorkerLoader(DataLoader):
+    "PyTorch's loader. If its workers stay from epoch to epoch (`persistent_workers=True`), they end at once when it is forgotten, even in a ring of references."
+    _held = False
+    def __iter__(self):
+        batches = super().__iter__()
+        if self.persistent_workers and not self._held:
+            weakref.finalize(self, type, batches).atexit = False   # does nothing, but keeps its argument until then
+            self._held = True
+        return batches
+
 # %% ../nbs/08_data_block.ipynb #ac31a3d3
 def databunchify(sd: SplitData, bs: int, c_in: int | None = None, c_out: int | None = None, **kw) -> DataBunch:
     """Loaders for both parts, with batches of `bs` (training) and `2*bs` (validation). `c_out` is the number of categories, unless it is given. `kw` goes to `get_dls`: `num_workers`, `drop_last`, `generator` ...
 
     Workers stay from epoch to epoch, with a copy of the data as it was when they started; their random numbers follow from the training loader's. Raises what `get_dls` raises."""
     if kw.get('num_workers'): kw = dict(persistent_workers=True) | kw
-    data = DataBunch(*get_dls(sd.train, sd.valid, bs, **kw), c_in, c_out)
+    data = DataBunch(*get_dls(sd.train, sd.valid, bs, WorkerLoader, **kw), c_in, c_out)
     if c_out is None and data.vocab is not None: data.c_out = len(data.vocab)
     return data
 
@@ -387,13 +399,18 @@ def verify_images(paths, workers: int | None = None) -> pd.DataFrame:
     return pd.DataFrame([(f, p) for f, p in zip(files, problems) if p], columns=['file', 'problem'])
 
 # %% ../nbs/08_data_block.ipynb #8068a258
+@functools.lru_cache(maxsize=64)
+def _channels(numbers: tuple, dtype, device) -> Tensor:
+    "The numbers as [channels, 1, 1]. They are sent to a device once: a copy in each batch would be waited for."
+    with torch.inference_mode(False): return torch.tensor(numbers, dtype=dtype, device=device)[:, None, None]
+
 def normalize_chan(x: Tensor, mean, std) -> Tensor:
     """Images `x` [..., c, h, w] with the `mean` subtracted from each channel, and divided by its `std`; both have `c` numbers, and are for values 0..1. Bytes are made such values first.
 
     Raises a `ValueError` if the numbers of channels differ."""
     own = not x.is_floating_point()
     x = to_float_tensor(x)
-    mean, std = (torch.as_tensor(o, dtype=x.dtype, device=x.device)[:, None, None] for o in (mean, std))
+    mean, std = (o.to(x)[:, None, None] if isinstance(o, Tensor) else _channels(tuple(o), x.dtype, x.device) for o in (mean, std))
     if x.ndim < 3 or len(mean) != x.shape[-3] or len(std) != len(mean): raise ValueError(f'normalize_chan: {len(mean)} means and {len(std)} standard deviations for images {list(x.shape)}')
     return (x.sub_(mean) if own else x - mean).div_(std)
 

@@ -219,30 +219,45 @@ def _remember(run, memory: dict, device):
         cb = vars(run).get(name)
         if any(cb is o for o in run.cbs): vars(cb).update({k: _unpacked(v, device) for k, v in attrs.items()})
 
+# %% ../nbs/09b_learner.ipynb #042d6153
+def _names(data) -> dict[str, list[str]]:
+    "What the model's numbers stand for, by number, as far as `data` know it: categories (`vocab`), and words (`text_vocab`)."
+    found = {k: getattr(data, k, None) for k in ('vocab', 'text_vocab')}
+    return {k: [str(o) for o in v] for k, v in found.items() if v is not None}
+
+def check_vocab(ours: list[str], theirs: list[str], source='the file'):
+    "Raise a `ValueError` that says which names differ, unless `theirs`, in `source`, are `ours`."
+    if ours == theirs: return
+    def short(names): return ', '.join(names[:5]) + f' and {len(names) - 5} more'*(len(names) > 5)
+    only = {'there': sorted({*theirs} - {*ours}), 'here': sorted({*ours} - {*theirs})}
+    how = '; '.join(f'only {k}: {short(v)}' for k, v in only.items() if v) or 'they are the same, in another order'
+    raise ValueError(f"{source} is of a model with {len(theirs)} other names than the {len(ours)} of this learner's data ({how}); load(..., only_model=True) doesn't mind")
+
 # %% ../nbs/09b_learner.ipynb #995b60f3
 class Learner(Learner):
     "The learner, with `save`."
     def save(self, path: str | Path):
-        """Write to `path`, all or nothing: model, optimizer, `epochs_done`, what callbacks keep, and all random numbers.
+        """Write to `path`, all or nothing: model, the names of its categories, optimizer, `epochs_done`, what callbacks keep, and all random numbers.
 
         A callback's class lists the attributes to be kept as `keeps`. A `TypeError` names what a safe file can't hold."""
         own = self._own or vars(self)
         opt = own.get('opt') and dict(kind=type(own['opt']).__name__, state=_plain(own['opt'].state_dict(), 'the optimizer'))
         counts = {k: getattr(self, k) for k in ('epochs_done', 'epochs', 'n_iter')}
-        save_safely(dict(kind='Learner', model=_plain(own['model'].state_dict(), 'the model'), opt=opt, counts=counts,
+        save_safely(dict(kind='Learner', model=_plain(own['model'].state_dict(), 'the model'), names=_names(own['data']), opt=opt, counts=counts,
                          callbacks=_plain(_memory(self), 'callbacks'), random=_random_numbers(self.data)), path)
 
 # %% ../nbs/09b_learner.ipynb #97ee8ac3
 class Learner(Learner):
     "The learner, with `load`."
     def load(self, path: str | Path, only_model: bool = False) -> int:
-        """Be what the learner was that wrote `path`; returns how many epochs it had done. Raises a `ValueError`, and changes nothing, if the file is damaged, or model or optimizer don't fit.
+        """Be what the learner was that wrote `path`; returns how many epochs it had done. Raises a `ValueError`, and changes nothing, if the file is damaged, or model, names of categories or optimizer don't fit.
 
-        `only_model` leaves everything but the model as it is."""
+        `only_model` leaves everything but the model as it is, and doesn't ask for names."""
         return self._restore(read_checkpoint(path), path, only_model)
     def _restore(self, saved, path, only_model=False):
         own, counts = self._own or vars(self), saved['counts']
         check_weights(own['model'], saved['model'], path)
+        if not only_model: self._check_names(own['data'], saved.get('names', {}), path)
         if not only_model: self._restore_opt(own, saved['opt'], path)
         own['model'].load_state_dict(saved['model'])
         if not only_model:
@@ -250,6 +265,9 @@ class Learner(Learner):
             _remember(self, saved['callbacks'], next((p.device for p in own['model'].parameters()), 'cpu'))
             _set_random_numbers(saved['random'], self.data)
         return counts['epochs_done']
+    def _check_names(self, data, saved, path):
+        for k, ours in _names(data).items():
+            if k in saved: check_vocab(ours, saved[k], path)   # older files have none
     def _restore_opt(self, own, saved, path):
         opt = own.get('opt')
         if saved:
@@ -309,14 +327,25 @@ class _Resume(Callback):
         self.run._restore(self.saved, self.path)
 
 # %% ../nbs/09b_learner.ipynb #c65c283c
-def _find_checkpoint(resume, folders: list[Path]) -> Path | None:
-    "The file that `resume` means: a file, the newest in a folder, or with True that of the first of `folders`, if there is any."
-    if resume is None or resume is False: return None
+def _find_checkpoints(resume, folders: list[Path]) -> list[Path]:
+    "The files that `resume` may mean, the first choice first: a file, or those in a folder from the newest on, or with True those in the first of `folders`, if there are any."
+    if resume is None or resume is False: return []
     if resume is True and not folders: raise ValueError('resume=True goes on from the folder of the SaveCheckpoint, but the fit has none: add one, or give the path of a file')
     path = folders[0] if resume is True else Path(resume)
-    found = newest_checkpoint(path) if path.is_dir() or resume is True else path
-    if resume is not True and (found is None or not found.exists()): raise FileNotFoundError(f'nothing to resume from: there is no checkpoint at {path}')
+    found = _by_age(path) if path.is_dir() or resume is True else [path]*path.exists()
+    if resume is not True and not found: raise FileNotFoundError(f'nothing to resume from: there is no checkpoint at {path}')
     return found
+
+def _first_readable(paths: list[Path], say: Callable) -> tuple[Path, dict]:
+    "The first of the files that isn't damaged, and what is in it; each that is, is said. If all are, the first one's error is raised."
+    errors = []
+    for path in paths:
+        try: saved = read_checkpoint(path)
+        except ValueError as e: errors.append(e)
+        else:
+            for e in errors: say(f'{e}; going on from {path.name}')
+            return path, saved
+    raise errors[0]
 
 # %% ../nbs/09b_learner.ipynb #317a307d
 class Learner(Learner):
@@ -327,12 +356,12 @@ class Learner(Learner):
     def fit(self, epochs: int, cbs=None, reset_opt: bool = False, resume: str | Path | bool | None = None):
         """Train for `epochs` epochs, each followed by validation; `cbs` are more callbacks, for this fit only. `reset_opt` makes a new optimizer first.
 
-        `resume` is a file that was saved between two epochs of a fit like this one, or `SaveCheckpoint`'s folder, and then its newest: those epochs are left out, and the others come as if nothing had happened, to the last bit on a CPU. With True it
+        `resume` is a file that was saved between two epochs of a fit like this one, or `SaveCheckpoint`'s folder, and then its newest that isn't damaged: those epochs are left out, and the others come as if nothing had happened, to the last bit on a CPU. With True it
         is the folder of this fit's `SaveCheckpoint`, and if that has no file yet, the fit starts at the beginning. (Random transforms in loader workers start anew, unless the loader has `persistent_workers=False`.)"""
         cbs = listify(cbs)
-        path = _find_checkpoint(resume, [cb.folder for cb in [*self.cbs, *cbs] if isinstance(cb, SaveCheckpoint)])
-        if path and self.learn is None:
-            saved = read_checkpoint(path)
+        paths = _find_checkpoints(resume, [cb.folder for cb in [*self.cbs, *cbs] if isinstance(cb, SaveCheckpoint)])
+        if paths and self.learn is None:
+            path, saved = _first_readable(paths, self.logger)
             done, of = (saved['counts'][k] for k in ('epochs_done', 'epochs'))
             if done > epochs: raise ValueError(f'{path} has {done} epochs behind it, and fit({epochs}) counts those, too: there is nothing to go on with')
             if of != epochs: self.logger(f'{path} is from a fit of {of} epochs; in one of {epochs}, schedules run differently')

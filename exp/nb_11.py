@@ -195,8 +195,11 @@ def muon_step(p, lr: float, mom: float, mom_damp: float, grad_avg, sqr_avg, wd: 
 muon_step._defaults = dict(wd=0., adam_share=.06, **adam_step._defaults)
 
 def muon_opt(**kw) -> partial:
-    "What makes a Muon optimizer when called with parameters and `lr`. `kw` are hyper-parameters: `mom`, `sqr_mom`, `eps`, `wd`, `adam_share` (see `muon_step`)."
-    return partial(StatefulOptimizer, steppers=muon_step, stats=[AverageGrad(dampening=True), AverageSqrGrad(), StepCount()], **kw)
+    "What makes a Muon optimizer when called with parameters and `lr`. `kw` are hyper-parameters: `mom`, `sqr_mom`, `eps`, `wd`, `adam_share` (see `muon_step`). Wrong ones are an error at once."
+    make = partial(StatefulOptimizer, steppers=muon_step, stats=[AverageGrad(dampening=True), AverageSqrGrad(), StepCount()], **kw)
+    groups = max((len(v) for v in kw.values() if isinstance(v, (list, tuple))), default=1)
+    make([[torch.zeros(1)] for _ in range(groups)], lr=1.)   # for its complaints
+    return make
 
 # %% ../nbs/11_train_imagenette.ipynb #cb8f7b71
 class Prediction(NamedTuple):
@@ -228,8 +231,8 @@ class ImageLearner(Learner):
         return listify(self.data.valid_tfms if isinstance(self.data, NoData) else self.data.valid_ds.x.tfms)
     @property
     def batch_tfms(self) -> list[Callable]:
-        "The transforms of batches, normalisation for one: those of all `BatchTransformXCallback`s."
-        return [cb.tfm for cb in self.cbs if isinstance(cb, BatchTransformXCallback)]
+        "The transforms of batches that validation sees, too, normalisation for one: those of all `BatchTransformXCallback`s that aren't for training only."
+        return [cb.tfm for cb in self.cbs if isinstance(cb, BatchTransformXCallback) and not isinstance(cb, TrainTransformXCallback)]
 
 # %% ../nbs/11_train_imagenette.ipynb #fa2f232a
 class ImageLearner(ImageLearner):
@@ -237,7 +240,7 @@ class ImageLearner(ImageLearner):
     `interpret`), and goes into one safe file (`export`). Made by `cnn_learner`, or by `load_learner`.
 
     `arch` is what makes the model when called without arguments; it is stored by name in exports.
-    Predictions are made with float32 weights as they are; of the callbacks, only `BatchTransformXCallback`s take part."""
+    Predictions are made with float32 weights as they are; of the callbacks, only `BatchTransformXCallback`s take part, without those for training only."""
     def load_image(self, image: str | Path | Image.Image | Tensor) -> Tensor:
         "An image, a file or Pillow's, after the transforms of validation; a tensor is taken to be after them."
         if isinstance(image, Tensor): return image
@@ -256,7 +259,7 @@ class ImageLearner(ImageLearner):
                 probs.append(self.model(xb).float().softmax(1).cpu())
         finally:
             for m, mode in modes: m.training = mode
-        return torch.cat(probs)
+        return torch.cat(probs) if probs else torch.empty(0, len(self.vocab))
     def predict(self, image: str | Path | Image.Image | Tensor) -> Prediction:
         "What one image shows: label, index, and all probabilities. `image` is a file, a Pillow image, or a tensor as the validation data gives it."
         probs = self.predict_probs([image])[0]
@@ -389,39 +392,40 @@ _format = 'image learner, 1'
 def _known(more=()):
     "What descriptions may speak of, by name."
     ours = XResNet.create, xresnet18, xresnet34, xresnet50, xresnet101, xresnet152
-    tfms = make_rgb, to_byte_tensor, to_float_tensor, np_to_float, normalize_chan, MakeRGB, ResizeFixed, GeneralCrop, CenterCrop
+    tfms = make_rgb, to_byte_tensor, to_float_tensor, np_to_float, normalize_chan, MakeRGB, ResizeFixed, GeneralCrop, CenterCrop, CropToBytes
     return {f.__qualname__: f for f in [*ours, *tfms, *listify(more)]}
 
-def _plain_args(o):
-    "Arguments as JSON has them."
+def _plain_args(o, known):
+    "Arguments as JSON has them: numbers and texts, tensors as lists, anything else by its own description."
     if isinstance(o, Tensor): return {'tensor': o.tolist()}
-    if isinstance(o, (list, tuple)): return [_plain_args(v) for v in o]
+    if isinstance(o, (list, tuple)): return [_plain_args(v, known) for v in o]
     if o is None or isinstance(o, (bool, int, float, str)): return int(o) if isinstance(o, int) and not isinstance(o, bool) else o
-    raise TypeError(f'an argument is a {type(o).__name__}, which has no description')
+    return describe(o, known)
 
 # %% ../nbs/11_train_imagenette.ipynb #59fd7da1
 def describe(o, known: dict[str, object]) -> dict:
     """A function, a partial of one, or an object whose attributes are called as the arguments of its class: as its name among `known`, and
-    arguments that JSON can hold. `undescribe` makes it again.
+    its arguments, which are numbers, texts, tensors, or have a description themselves. `undescribe` makes it again.
 
     Raises a `ValueError` where that can't be done."""
     f, args, kw, kind = o, [], {}, 'function'
     while isinstance(f, partial): f, args, kw, kind = f.func, [*f.args, *args], f.keywords | kw, 'partial'
-    if not hasattr(f, '__qualname__'):
-        f, kind = type(o), 'object'
-        if missing := [p for p in inspect.signature(f).parameters if not hasattr(o, p)]:
-            raise ValueError(f'a {f.__name__} can\'t be described, since it has no attribute {", ".join(missing)}')
-        kw = {p: getattr(o, p) for p in inspect.signature(f).parameters}
+    if not hasattr(f, '__qualname__'): f, kind = type(o), 'object'
     name = f.__qualname__
     if known.get(name) != f: raise ValueError(f'{name} is not among what a file can describe; pass known=[{name}], when exporting and when loading')
-    try: return {'name': name, 'kind': kind, 'args': _plain_args(args), 'kw': {k: _plain_args(v) for k, v in kw.items()}}
-    except TypeError as e: raise ValueError(f'{name} can\'t be described: {e}') from None
+    if kind == 'object':
+        if missing := [p for p in inspect.signature(f).parameters if not hasattr(o, p)]:
+            raise ValueError(f'a {name} can\'t be described, since it has no attribute {", ".join(missing)}')
+        kw = {p: getattr(o, p) for p in inspect.signature(f).parameters}
+    return {'name': name, 'kind': kind, 'args': _plain_args(args, known), 'kw': {k: _plain_args(v, known) for k, v in kw.items()}}
 
 # %% ../nbs/11_train_imagenette.ipynb #d5c02d7c
 def undescribe(d: dict, known: dict[str, object]):
     "What `describe` has described. Raises a `ValueError` for a name that isn't among `known`."
     if d['name'] not in known: raise ValueError(f'it needs {d["name"]!r}, which is not known here: pass known=[{d["name"]}]')
-    def made(v): return tensor(v['tensor']) if isinstance(v, dict) else [made(o) for o in v] if isinstance(v, list) else v
+    def made(v):
+        if isinstance(v, dict): return tensor(v['tensor']) if 'tensor' in v else undescribe(v, known)
+        return [made(o) for o in v] if isinstance(v, list) else v
     f, args, kw = known[d['name']], made(d['args']), {k: made(v) for k, v in d['kw'].items()}
     return f if d['kind'] == 'function' else f(*args, **kw) if d['kind'] == 'object' else partial(f, *args, **kw)
 

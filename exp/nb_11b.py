@@ -44,17 +44,17 @@ def _end(agent, folder):
         with contextlib.suppress(ProcessLookupError): os.kill(int(p.read_text()), signal.SIGKILL)
 
 # %% ../nbs/11b_distributed.ipynb #e50b60a8
-def launch(f: Callable, *args, nproc: int = 2, needs=(), restarts: int = 0, threads: int = 1, timeout: float = 600.) -> list:
+def launch(f: Callable, *args, nproc: int = 2, needs=(), restarts: int = 0, threads: int = 1, timeout: float = 600., device: str | None = None) -> list:
     """What `f(*args)` returns in each of `nproc` processes that `torchrun` starts on this machine, as a list by rank; for notebooks. Prints what the first one prints.
 
     `f` may use what this module has, and the functions and classes `needs`, whose source goes along; arguments and results are numbers, strings and tensors, in lists, tuples and dicts. If a process dies, all are ended, and started
-    again up to `restarts` times. Each computes with so many `threads`. A `RuntimeError` has each process's last words; after `timeout` seconds it is a `TimeoutError`."""
+    again up to `restarts` times. Each computes with so many `threads`, and with a `device` ('cpu', say) that is its default device, `EXP_DEVICE`. A `RuntimeError` has each process's last words; after `timeout` seconds it is a `TimeoutError`."""
     with tempfile.TemporaryDirectory() as folder:
         script = (folder := Path(folder))/'worker.py'
         script.write_text(_worker_script(f, needs), encoding='utf-8')
         save_safely(list(args), folder/'args.pt')
         command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', nproc, '--max_restarts', restarts, '--redirects', 3, '--log_dir', folder/'logs', script]
-        env = os.environ | dict(OMP_NUM_THREADS=str(threads), MPLBACKEND='agg', PYTHONPATH=os.pathsep.join(o for o in sys.path if o))
+        env = os.environ | dict(OMP_NUM_THREADS=str(threads), MPLBACKEND='agg', PYTHONPATH=os.pathsep.join(o for o in sys.path if o), **dict(EXP_DEVICE=device) if device else {})
         with open(folder/'agent.log', 'w') as log: agent = subprocess.Popen([*map(str, command)], env=env, stdout=log, stderr=log)
         try: status = agent.wait(timeout)
         except subprocess.TimeoutExpired: raise TimeoutError(f'{f.__name__} was not ready after {timeout} s on {nproc} processes') from None
@@ -94,7 +94,7 @@ def rank_loader(dl: DataLoader, rank: int, world: int, train: bool = True, seed:
     if share < (bs if dl.drop_last and train else 1): raise ValueError(f'{n} items are too few for {world} processes' + f' with batches of {bs} and drop_last=True'*(dl.drop_last and train))
     own = DistributedSampler(dl.dataset, world, rank, shuffle=type(s) is RandomSampler, seed=seed, drop_last=dl.drop_last) if train else range(rank, n, world)
     drop_last = train and (dl.drop_last or share % bs == 1 and share > 1 and n % bs != 1)
-    return DataLoader(dl.dataset, bs, sampler=own, drop_last=drop_last, generator=None if train else torch.Generator(), **{k: getattr(dl, k) for k in _loader_args})
+    return WorkerLoader(dl.dataset, bs, sampler=own, drop_last=drop_last, generator=None if train else torch.Generator(), **{k: getattr(dl, k) for k in _loader_args})
 
 # %% ../nbs/11b_distributed.ipynb #f38c3db7
 def reduce_stats(stats: AvgStats):
@@ -151,6 +151,14 @@ def _undo_sync_bn(model: nn.Module) -> Callable[[], None]:
             setattr(m, k, bn)
     return undo
 
+# %% ../nbs/11b_distributed.ipynb #9e2de655
+def first_of_all(found: tuple | None) -> tuple | None:
+    "Of what the processes have found, `(epoch, batch, loss)` each, or None, the earliest: the same for all. Every process of the group has to call it."
+    mine = torch.tensor(found or (math.inf,)*3, dtype=torch.float64)
+    dist.all_gather(ranks := [torch.zeros_like(mine) for _ in range(dist.get_world_size())], mine)
+    epoch, batch, loss = min((r.tolist() for r in ranks), key=lambda r: r[:2])
+    return None if epoch == math.inf else (int(epoch), int(batch), loss)
+
 # %% ../nbs/11b_distributed.ipynb #2459786b
 class DistributedCallback(DistributedFit):
     "The callback, with a seed for all, and silence on all ranks but the first."
@@ -164,6 +172,8 @@ class DistributedCallback(DistributedFit):
         dist.broadcast(seed, 0)
         self.seed = seed.item()
         if self.rank: self.be_silent()
+        for cb in self.guards(): cb.agree = first_of_all
+    def guards(self) -> list[TerminateOnNaN]: return [cb for cb in self.run.cbs if isinstance(cb, TerminateOnNaN)]
     def be_silent(self):
         "Take the run's logger away, and the callbacks that show or save, for this fit."
         run, self.logger_before = self.run, vars(self.run).get('logger')
@@ -183,7 +193,7 @@ def check_agreement(**numbers: int):
 class DistributedCallback(DistributedCallback):
     """Trains on all processes that `torchrun` has started, with batches of the loader's size on each: `learn.fit(epochs, DistributedCallback())` is what every process runs. Afterwards all have the same model and the same `history` (rank 0's also has times).
 
-    For the fit only, the model is in `DistributedDataParallel` (`ddp_kw` are its arguments), and each process has its share of the data (see `rank_loader`). Callbacks that show or save work on rank 0 only; a class of yours does so with `first_rank_only = True`.
+    For the fit only, the model is in `DistributedDataParallel` (`ddp_kw` are its arguments), and each process has its share of the data (see `rank_loader`). Callbacks that show or save work on rank 0 only; a class of yours does so with `first_rank_only = True`. A loss that `TerminateOnNaN` finds on one process ends the training on all.
     With `sync_bn`, on GPUs, batchnorms use the statistics of all processes' batches. `Recorder` has each process's own losses. Weights and metrics are exchanged by a group that is opened for the fit, unless there is one (it must know what to do with tensors on the CPU, too).
     If a process ends or fails, the others get an error, at the latest after `timeout` seconds. A `RuntimeError` without torchrun, or if processes disagree on data or epoch; a `ValueError` beside `LR_Find` or `MixedPrecision`."""
     undo_sync_bn = None
@@ -204,6 +214,7 @@ class DistributedCallback(DistributedCallback):
     def after_fit(self):
         super().after_fit()
         if self.undo_sync_bn: self.undo_sync_bn()
+        for cb in self.guards(): vars(cb).pop('agree', None)
         if self.rank:
             vars(self.run).pop('logger', None)
             if self.logger_before: self.run.logger = self.logger_before

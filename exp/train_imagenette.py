@@ -13,9 +13,9 @@ def _number(kind, low, high=math.inf, open_low=False):
     def read(text):
         try: v = kind(text)
         except ValueError: v = math.nan
-        if (low < v if open_low else low <= v) and v <= high: return v
+        if (low < v if open_low else low <= v) and v <= high and v < math.inf: return v
         raise argparse.ArgumentTypeError(f'{text!r} is not {"a whole number" if kind is int else "a number"} {"above" if open_low else "from"} {low}'
-                                         + f' to {high}'*(high < math.inf))
+                                         + (f' {"up "*open_low}to {high}' if high < math.inf else ''))
     return read
 
 # %% ../nbs/11_train_imagenette.ipynb #55d00844
@@ -41,10 +41,10 @@ def train_parser() -> argparse.ArgumentParser:
     def add(*names, help, **kw): p.add_argument(*names, help=help + ' (default: %(default)s)'*('default' in kw), **kw)
     add('--out', required=True, metavar='FOLDER', help='where the results go')
     add('--data', metavar='FOLDER',
-        help='your images: FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg, or FOLDER/CLASS/*.jpg, which is split by the seed (default: Imagenette-160)')
-    add('--valid', type=_number(float, 0, .9, True), default=.2, metavar='SHARE', help='share of the images for validation, where there is no folder val')
+        help='your images: FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg; or FOLDER/CLASS/*.jpg, or a train without val, of which a share is drawn for validation; a folder test is left alone (default: Imagenette-160)')
+    add('--valid', type=_number(float, 0, .9, True), default=.2, metavar='SHARE', help='share of the images that the seed draws for validation, where there is no folder val (or valid)')
     _recipe_options(add, imagenette_recipe)
-    add('--amp', action='store_true', help='mixed precision')
+    add('--amp', nargs='?', choices=['float16', 'bfloat16'], const=True, default=False, help='mixed precision; without a format, float16 on CUDA and bfloat16 elsewhere')
     add('--channels-last', action=argparse.BooleanOptionalAction, default=imagenette_recipe['channels_last'], help='store images with the channels of a pixel side by side')
     add('--compile', action='store_true', help="use PyTorch's compiler")
     add('--workers', type=_number(int, 0), default=imagenette_recipe['workers'], metavar='N', help='processes that read images')
@@ -52,80 +52,120 @@ def train_parser() -> argparse.ArgumentParser:
     add('--resume', action='store_true', help='go on after the last epoch in the folder of --out')
     return p
 
+# %% ../nbs/11_train_imagenette.ipynb #4d1ed40c
+def _rank() -> int: return int(os.environ.get('RANK', 0))         # this process's number among those that torchrun started
+def _world() -> int: return int(os.environ.get('WORLD_SIZE', 1))   # and how many they are
+
+# %% ../nbs/11_train_imagenette.ipynb #6e562d18
+def find_parts(path: Path) -> tuple[str, str]:
+    "The folders in `path` with the images for training and for validation. Without the second, '', those are drawn from the first; without the first, `path` has the folders of the classes itself."
+    folders = {o.name for o in path.ls() if o.is_dir()}
+    val = next((o for o in ('val', 'valid') if o in folders), '')
+    return ('train', val) if 'train' in folders and (val or 'test' in folders or len(folders) == 1) else ('', '')
+
+def split_images(il: ImageList, train: str, val: str, share: float, seed: int) -> SplitData:
+    "The images in the folders `train` and `val`; without a `val`, a `share` of them is drawn by the `seed`."
+    def part(fn): return {train: False, val: True}.get(fn.relative_to(il.path).parts[0])
+    if val: return SplitData.split_by_func(il, part)
+    return SplitData.split_at_random(il.new([o for o in il.items if part(o) is False]) if train else il, share, seed)
+
+# %% ../nbs/11_train_imagenette.ipynb #da907b95
+def class_of(fn: str | Path, path: Path, below: bool = False) -> str:
+    "The first folder below `path`, or with `below` the second, of those that the image is in. Raises a `UserError` if it isn't in any."
+    folders = Path(fn).relative_to(path).parts[:-1][below:]
+    if not folders: raise UserError(f'{fn} is in no folder of a class: move it into one, or away')
+    return folders[0]
+
 # %% ../nbs/11_train_imagenette.ipynb #a7b734e8
-def image_data(args) -> DataBunch:
-    "The images of `args.data` (default: Imagenette-160) in batches. Raises a `UserError` if there are too few, or some can't be read."
+def image_data(args, verify: bool = True) -> DataBunch:
+    "The images of `args.data` (default: Imagenette-160) in batches. Raises a `UserError` if there are too few, or, with `verify`, some can't be read."
     path = Path(args.data) if args.data else untar_data(URLs.IMAGENETTE_160)
-    il = ImageList.from_files(path, tfms=[make_rgb, RandomResizedCrop(args.size, scale=(args.min_scale, 1.)), PilRandomFlip(), to_byte_tensor])
-    val = next((name for name in ('val', 'valid') if (path/'train').is_dir() and (path/name).is_dir()), None)
-    sd = SplitData.split_by_func(il, partial(grandparent_splitter, valid_name=val)) if val else SplitData.split_at_random(il, args.valid, args.seed)
-    ll = label_by_func(sd, parent_labeler if args.data else imagenette_label, proc_y=CategoryProcessor())
-    if len(ll.train.proc_y.vocab) < 2: raise UserError(f'{path} has images of {len(ll.train.proc_y.vocab)} class only; put those of each class into a folder of its own')
+    il = ImageList.from_files(path, tfms=[make_rgb, CropToBytes(RandomResizedCrop(args.size, scale=(args.min_scale, 1.)), p=.5)])
+    train, val = find_parts(path)
+    if train and not val and not _rank(): print(f'{path} has no val: {args.valid:.0%} of the images in train are for validation' + ', and test is left alone'*(path/'test').is_dir())
+    label = partial(class_of, path=path, below=bool(train)) if args.data else imagenette_label
+    ll = label_by_func(split_images(il, train, val, args.valid, args.seed), label, proc_y=CategoryProcessor())
+    if len(ll.train.proc_y.vocab) < 2: raise UserError(f'{path} has images of 1 class only, {ll.train.proc_y.vocab[0]}: put those of each class into a folder of its own, directly in this one, or in train and val')
     if len(ll.train) < args.bs: raise UserError(f'a batch of {args.bs} is more than the {len(ll.train)} training images: lower --bs')
-    if len(broken := verify_images([*ll.train.x.items, *ll.valid.x.items], args.workers or 1)):
+    if verify and len(broken := verify_images([*ll.train.x.items, *ll.valid.x.items], args.workers or 1)):
         raise UserError(f'{len(broken)} images can\'t be read, the first is {broken.file[0]}: {broken.problem[0]}')
-    ll.valid.x.tfms = [make_rgb, CenterCrop(args.size, scale=imagenette_recipe['valid_scale']), to_byte_tensor]
-    return ll.to_databunch(args.bs, c_in=3, num_workers=args.workers, drop_last=len(ll.train) % args.bs == 1, **dict(persistent_workers=False) if args.workers else {})
+    ll.valid.x.tfms = [make_rgb, CropToBytes(CenterCrop(args.size, scale=imagenette_recipe['valid_scale']))]
+    kw = (dict(persistent_workers=False) if args.workers else {}) | (dict(collate_fn=collate_images) if args.channels_last else {})
+    return ll.to_databunch(args.bs, c_in=3, num_workers=args.workers, drop_last=len(ll.train) % args.bs == 1, **kw)
 
 # %% ../nbs/11_train_imagenette.ipynb #cbc31175
+def _amp(amp: bool | str) -> list[Callback]: return [AmpCallback(getattr(torch, amp) if isinstance(amp, str) else None)] if amp else []
+
 def image_learner(args, data: DataBunch) -> ImageLearner:
     "The learner that `args` describe, its weights drawn with `args.seed`."
     set_seed(args.seed)
     opt_func = muon_opt(wd=args.wd, **{k: imagenette_recipe[k] for k in ('mom', 'sqr_mom', 'eps', 'adam_share')})
     learn = cnn_learner(_archs[args.arch], data, LabelSmoothingCrossEntropy(args.smooth), opt_func, lr=args.lr, norm=norm_imagenette, mixup=args.mixup,
-                        channels_last=args.channels_last, xtra_cb=[Recorder, *[AmpCallback]*args.amp], progress=int(os.environ.get('RANK', 0)) == 0)
+                        channels_last=args.channels_last, xtra_cb=[Recorder, *_amp(args.amp)], progress=not _rank())
     if args.compile: learn.model.compile()
     return learn
 
 # %% ../nbs/11_train_imagenette.ipynb #5ac77153
-_may_change = 'resume', 'out', 'workers', 'compile'   # between a run and its resumption
+_may_change = 'workers', 'compile'   # between a run and its resumption, with a word about it
+
+def _changed(k: str, before, now) -> str: return ('the number of processes' if k == 'processes' else f'--{k.replace("_", "-")}') + f' was {before}, not {now}'
 
 def _settings(args, out) -> str | None:
     "What `args` ask for, as JSON to be kept in the new folder `out`; None if `out` holds a run of just this that may be resumed. Otherwise, a `UserError`."
-    file, now = out/'settings.json', {k: v for k, v in vars(args).items() if k not in _may_change}
+    file, now = out/'settings.json', {k: v for k, v in vars(args).items() if k not in ('resume', 'out')} | dict(processes=_world())
     if not file.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())): raise UserError(f'--out {out} holds other files: name a new folder')
         return json.dumps(now, indent=1)
     if not args.resume: raise UserError(f'--out {out} holds a run already: go on with it by --resume, or name another folder')
     before = json.loads(file.read_text(encoding='utf-8'))
-    if diff := [f'--{k.replace("_", "-")} was {before.get(k)}, not {v}' for k, v in now.items() if before.get(k) != v]:
-        raise UserError(f'--resume goes on with the same settings, but {"; ".join(diff)}')
+    diff = {k: _changed(k, before[k], v) for k, v in now.items() if k in before and before[k] != v}
+    if wrong := [text for k, text in diff.items() if k not in _may_change]: raise UserError(f'--resume goes on with the same settings, but {"; ".join(wrong)}')
+    if diff: print(f'{"; ".join(diff.values())}: what comes is not to the last bit what it would have been without the interruption')
 
 # %% ../nbs/11_train_imagenette.ipynb #61382069
-def _processes() -> tuple[int, list]:
-    "This process's number among those that torchrun started, and the callbacks that make them one training."
-    if int(os.environ.get('WORLD_SIZE', 1)) == 1: return 0, []
+def _processes() -> list[Callback]:
+    "The callbacks that make one training of the processes that torchrun started."
+    if _world() == 1: return []
     from exp.nb_11b import torchrun_callbacks
-    return int(os.environ['RANK']), torchrun_callbacks()
+    return torchrun_callbacks()
 
 # %% ../nbs/11_train_imagenette.ipynb #5eb52557
-def write_results(learn: ImageLearner, args, seconds: float) -> dict:
-    "Write `model.pth`, `curves.png` and `results.json` into the folder `args.out`; returns what is in the last one."
+def _finite(o):
+    "`o` with None, JSON's null, in the place of numbers that aren't finite."
+    if isinstance(o, dict): return {k: _finite(v) for k, v in o.items()}
+    if isinstance(o, (list, tuple)): return [_finite(v) for v in o]
+    return None if isinstance(o, float) and not math.isfinite(o) else o
+
+def write_results(learn: ImageLearner, args) -> dict:
+    "Write `model.pth`, `curves.png` and `results.json` into the folder `args.out`; returns what is in the last one. The `seconds` are those of all epochs."
     out, history = Path(args.out), learn.avg_stats.history
     learn.export(out/'model.pth')
     fig = plot_training(learn)
     fig.savefig(out/'curves.png', dpi=120)
     plt.close(fig)
     data = dict(train=len(learn.data.train_ds), valid=len(learn.data.valid_ds), categories=learn.vocab)
-    results = dict(accuracy=history[-1]['valid_accuracy'], best_accuracy=max(h['valid_accuracy'] for h in history), seconds=round(seconds, 1), settings=vars(args), data=data,
-                   device=str(next(learn.model.parameters()).device), torch=torch.__version__, history=history)
-    write_atomic(out/'results.json', json.dumps(results, indent=1))
+    results = dict(accuracy=history[-1]['valid_accuracy'], best_accuracy=max(h['valid_accuracy'] for h in history), seconds=round(sum(h['time'] for h in history), 1),
+                   settings=vars(args), processes=_world(), data=data, device=str(next(learn.model.parameters()).device), torch=torch.__version__, history=history)
+    results = _finite(results)
+    write_atomic(out/'results.json', json.dumps(results, indent=1, allow_nan=False))
     return results
 
 # %% ../nbs/11_train_imagenette.ipynb #0f94bbe3
 def run_training(args) -> dict:
-    "Data, learner, fit, results: all that the command does, for parsed `args`."
-    rank, cbs = _processes()
-    out = Path(args.out)
-    settings = _settings(args, out) if rank == 0 else None
-    learn = image_learner(args, image_data(args))
-    checkpoint, start = newest_checkpoint(out/'checkpoints') if args.resume else None, time.perf_counter()
+    "Data, learner, fit, results: all that the command does, for parsed `args`. Raises a `UserError` if the loss is NaN."
+    out, rank, cbs = Path(args.out), _rank(), _processes()
+    settings, done, checkpoints = None if rank else _settings(args, out), out/'results.json', out/'checkpoints'
+    if args.resume and done.exists(): return {} if rank else json.loads(done.read_text(encoding='utf-8'))
+    learn, guard = image_learner(args, image_data(args, verify=bool(settings))), TerminateOnNaN()
+    resume = checkpoints if args.resume and newest_checkpoint(checkpoints) else None
     if settings:   # only now: nothing is left of a run that couldn't start
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(out/'settings.json', settings)
-    if rank == 0: cbs = [*cbs, SaveCheckpoint(out/'checkpoints', keep=1), CSVLogger(out/'log.csv')]
-    learn.fit(args.epochs, [*sched_1cycle(args.lr, imagenette_recipe['pct_start']), *cbs], resume=checkpoint)
-    return write_results(learn, args, time.perf_counter() - start) if rank == 0 else {}
+    if rank == 0: cbs = [*cbs, SaveCheckpoint(checkpoints), CSVLogger(out/'log.csv')]
+    learn.fit(args.epochs, [*sched_1cycle(args.lr, imagenette_recipe['pct_start']), guard, *cbs], resume=resume)
+    if guard.stopped_at:
+        raise UserError('the loss was not finite in epoch {}, batch {} (both from 0): begin anew in another folder, with a --lr below {:g}'.format(*guard.stopped_at, args.lr))
+    return {} if rank else write_results(learn, args)
 
 # %% ../nbs/11_train_imagenette.ipynb #54b198b0
 def train_main(argv: list[str] | None = None) -> int:

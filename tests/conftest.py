@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+os.environ.setdefault('EXP_DEVICE', 'cpu')   # so that tests say the same on every machine; another device can be asked for
+
 # how long an example takes is no business of the tests: a machine may be slow, or busy
 settings.register_profile('any machine', deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile('any machine')

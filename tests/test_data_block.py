@@ -1,5 +1,5 @@
 "Lesson 08's data block where the lesson doesn't look: odd folders, odd images, random lists, other ways to start workers."
-import copy, os, pickle, random, subprocess, sys, warnings
+import copy, gc, multiprocessing.popen_fork, os, pickle, random, subprocess, sys, warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -324,6 +324,20 @@ def test_normalize_chan_keeps_type_and_input(dtype):
     expected = (x.double() - torch.tensor([.47, .48, .45])[:, None, None])/torch.tensor([.29, .28, .30])[:, None, None]
     assert torch.allclose(out.double(), expected, atol=.05 if dtype == torch.bfloat16 else 1e-5)
 
+def test_normalize_chan_sends_its_numbers_to_a_device_once():
+    x = torch.zeros(2, 3, 4, 4)
+    for mean in ((.1, .2, .3), [.1, .2, .3], np.array([.1, .2, .3])): nb.normalize_chan(x, mean, (.5, .5, .5))
+    before = nb._channels.cache_info()
+    assert torch.equal(nb.normalize_chan(x, (.1, .2, .3), (.5, .5, .5)), nb.normalize_chan(x, torch.tensor([.1, .2, .3]), torch.tensor([.5, .5, .5])))
+    after = nb._channels.cache_info()
+    assert (after.misses, after.hits) == (before.misses, before.hits + 2)
+
+def test_normalize_chan_first_used_in_inference_mode():
+    with torch.inference_mode(): nb.normalize_chan(torch.zeros(1, 2, 2), [.123], [.456])
+    x = torch.zeros(1, 2, 2, requires_grad=True)
+    nb.normalize_chan(x, [.123], [.456]).sum().backward()
+    assert torch.allclose(x.grad, torch.full((1, 2, 2), 1/.456))
+
 def test_normalize_chan_of_one_image_and_of_a_number_of_channels():
     assert nb.normalize_chan(torch.zeros(1, 2, 2, dtype=torch.uint8), [.5], [.25]).unique().tolist() == [-2]
     with pytest.raises(ValueError, match='3 means and 3 standard deviations'): nb.norm_imagenette(torch.rand(2, 4, 3, 3))
@@ -369,3 +383,29 @@ def test_show_batch_takes_images_tensors_pairs_and_data(pets, plots):
 
 @pytest.mark.parametrize('im', [torch.rand(3, 4, 5), torch.rand(4, 5), torch.rand(1, 4, 5), torch.randint(256, (3, 4, 5), dtype=torch.uint8), Image.new('L', (5, 4)), Image.new('RGBA', (5, 4)), Image.new('P', (5, 4)), torch.randn(3, 4, 5, requires_grad=True)])
 def test_show_image_takes(im, plots): assert nb.show_image(im).images[0].get_array().shape[:2] == (4, 5)
+
+# workers that stay
+
+def forget(loader):
+    "Collects a loader with two workers that is a part of a ring. Returns what waiting for a worker's end has given each time: None if it never heard of it."
+    ring, heard = [loader(range(8), num_workers=2, persistent_workers=True)], []
+    ring.append(ring)
+    list(ring[0]), list(ring[0])
+    wait = multiprocessing.popen_fork.Popen.wait
+    def listen(self, timeout=None):
+        heard.append(wait(self, timeout))
+        return heard[-1]
+    gc.collect()
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(multiprocessing.popen_fork.Popen, 'wait', listen)
+        del ring
+        gc.collect()
+    return heard
+
+def test_workers_of_a_forgotten_loader_are_heard_to_end():
+    assert forget(nb.WorkerLoader) == [0, 0]
+
+def test_to_databunch_has_such_loaders():
+    ll = nb.LabeledData(nb.ItemList(list(range(8))), nb.ItemList(list(range(8))))
+    data = nb.SplitData(ll, ll).to_databunch(4, num_workers=1)
+    assert all(type(o) is nb.WorkerLoader and o.persistent_workers for o in (data.train_dl, data.valid_dl))

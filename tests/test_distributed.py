@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn, optim
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from exp import nb_11b as nb
-from exp.nb_11b import AmpCallback, AvgStatsCallback, Callback, CancelBatchException, DataBunch, Dataset, DistributedCallback, EarlyStopping, GradAccumulation, Learner, LR_Find, MixedPrecision
-from exp.nb_11b import accuracy, launch, open_group, rank_loader, set_seed, torchrun_callbacks
+from exp.nb_11b import AmpCallback, AvgStatsCallback, Callback, CancelBatchException, DataBunch, Dataset, DistributedCallback, EarlyStopping, GradAccumulation, Learner, LR_Find, MixedPrecision, TerminateOnNaN
+from exp.nb_11b import accuracy, default_device, launch, open_group, rank_loader, set_seed, torchrun_callbacks
 
 def make_learn(n=64, n_valid=21, bs=8, cbs=(), shuffle=False, opt_func=partial(optim.SGD, momentum=.9)):
     "The same small learner each time."
@@ -34,6 +34,11 @@ class Note(Callback):
 class Fails(Callback):
     def after_backward(self):
         if self.run.epoch == 1: raise KeyboardInterrupt
+
+class Poison(Callback):
+    "Spoils a loss of rank 1, and only that one's."
+    def after_loss(self):
+        if os.environ['RANK'] == '1' and self.run.in_train and self.run.n_iter == 5: self.run.loss = self.run.loss*float('nan')
 
 def weights(learn): return [p.detach().clone() for p in learn.model.parameters()]
 
@@ -179,6 +184,9 @@ def on_two(folder):
     fit('disagree', make_learn(n=64 + 8*rank))
     fit('amp', make_learn(bs=4), AmpCallback(torch.bfloat16))
     fit('stops', make_learn(), EarlyStopping(patience=1, min_delta=9.), epochs=9)
+    guard = TerminateOnNaN(every=2)
+    fit('nan', make_learn(), Poison(), guard, epochs=3)
+    out['nan']['stopped'] = [guard.stopped_at, 'agree' in vars(guard)]
     fit('find', make_learn(), LR_Find())
     out['validate'] = list(learn.validate().values())
     open_group(timeout=240)
@@ -196,7 +204,7 @@ def on_two(folder):
     return out
 
 @pytest.fixture(scope='module')
-def two(tmp_path_factory): return launch(on_two, str(tmp_path_factory.mktemp('two')), needs=[make_learn, Note, Fails, weights], timeout=500)
+def two(tmp_path_factory): return launch(on_two, str(tmp_path_factory.mktemp('two')), needs=[make_learn, Note, Fails, Poison, weights], timeout=500)
 
 def test_two_processes_are_one_process(two):
     learn = make_learn()
@@ -230,6 +238,9 @@ def test_processes_that_disagree_all_get_the_error(two):
 
 def test_early_stopping_stops_all_at_once(two):
     assert [len(out['stops']['history']) for out in two] == [2, 2]
+
+def test_a_loss_that_is_nan_on_one_stops_all(two):
+    for out in two: assert out['nan']['stopped'] == [(1, 1), False] and not out['nan']['error'] and len(out['nan']['history']) == 1 and out['nan']['closed']
 
 def test_finder_is_refused(two):
     for out in two: assert 'learn.lr_find()' in out['find']['error']
@@ -284,6 +295,12 @@ def left_behind(folder): return [p for p in Path('/proc').glob('[0-9]*') if fold
 def test_launch_names_who_failed(tmp_path):
     with pytest.raises(RuntimeError, match='rank 1: ValueError: the second one has no data'): launch(fails_on_rank_1)
 
+def my_device(): return [os.environ.get('EXP_DEVICE', ''), str(default_device())]
+
+def test_launch_can_choose_the_device(monkeypatch):
+    monkeypatch.delenv('EXP_DEVICE', raising=False)
+    assert launch(my_device, nproc=1, device='cpu') == [['cpu', 'cpu']]
+
 def sleeps(): time.sleep(600)
 
 def test_launch_that_takes_too_long_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -294,16 +311,32 @@ def test_launch_that_takes_too_long_leaves_nothing_behind(tmp_path, monkeypatch)
 
 # the command
 
-def test_train_imagenette_under_torchrun(tmp_path):
+def torchrun_command(folder, *more, nproc=2):
+    "Runs the command on images of two classes, on several processes."
     rng = np.random.default_rng(0)
     for c in ('cat', 'dog'):
-        (tmp_path/'images'/c).mkdir(parents=True)
-        for i in range(10): Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(tmp_path/'images'/c/f'{i}.png')
+        (folder/'images'/c).mkdir(parents=True, exist_ok=True)
+        for i in range(10): Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(folder/'images'/c/f'{i}.png')
+    args = ['--data', folder/'images', '--arch', 'xresnet18', '--size', 16, '--bs', 4, '--epochs', 2, '--workers', 0, *more]
+    start = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', nproc] if nproc > 1 else []
+    command = [sys.executable, *start, '-m', 'exp.train_imagenette', *args]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=500, env=os.environ | dict(OMP_NUM_THREADS='1', MPLBACKEND='agg'))
+
+def test_train_imagenette_under_torchrun(tmp_path):
     out = tmp_path/'run'
-    args = ['--data', tmp_path/'images', '--arch', 'xresnet18', '--size', 16, '--bs', 4, '--epochs', 2, '--workers', 0, '--out', out]
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2, '-m', 'exp.train_imagenette', *args]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=500, env=os.environ | dict(OMP_NUM_THREADS='1', MPLBACKEND='agg'))
+    done = torchrun_command(tmp_path, '--out', out)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((out/'results.json').read_text())
-    assert len(results['history']) == 2 and results['data']['train'] == 16 and done.stdout.count('after 2 epochs') == 1
-    assert len((out/'log.csv').read_text().splitlines()) == 3 and [p.name for p in (out/'checkpoints').iterdir()] == ['epoch_0002.pt']
+    assert len(results['history']) == 2 and results['data']['train'] == 16 and results['processes'] == 2 and done.stdout.count('after 2 epochs') == 1
+    assert len((out/'log.csv').read_text().splitlines()) == 3 and sorted(p.name for p in (out/'checkpoints').iterdir()) == ['epoch_0001.pt', 'epoch_0002.pt']
+    for p in (out/'results.json', out/'checkpoints'/'epoch_0002.pt'): p.unlink()   # as if it had been interrupted in the second epoch
+    alone = torchrun_command(tmp_path, '--out', out, '--resume', nproc=1)
+    assert alone.returncode == 2 and 'the number of processes was 2, not 1' in alone.stderr
+    done = torchrun_command(tmp_path, '--out', out, '--resume')
+    assert done.returncode == 0, done.stderr[-2000:]
+    again = json.loads((out/'results.json').read_text())
+    assert [{k: v for k, v in h.items() if k != 'time'} for h in again['history']] == [{k: v for k, v in h.items() if k != 'time'} for h in results['history']]
+
+def test_train_imagenette_under_torchrun_ends_at_nan(tmp_path):
+    done = torchrun_command(tmp_path, '--out', tmp_path/'run', '--lr', 1e30)
+    assert done.returncode != 0 and 'the loss was not finite in epoch' in done.stderr and not (tmp_path/'run'/'results.json').exists()

@@ -2,8 +2,8 @@
 import copy, math, os, pickle, random, signal, subprocess, sys, time
 import pytest
 from hypothesis import given, settings, strategies as st
-from exp.nb_09b import (AvgStatsCallback, BatchTransformXCallback, Callback, CancelBatchException, CancelEpochException, CancelStepException, CancelTrainException, CudaCallback, DataBunch, Dataset, EarlyStopping, F,
-                        LR_Find, Learner, ParamScheduler, Path, Recorder, Runner, SaveCheckpoint, SimpleNamespace, TerminateOnNaN, accuracy, adam_opt, check_weights, combine_scheds, conv_layer, cos_1cycle_anneal, get_batch, get_dls,
+from exp.nb_09b import (AvgStatsCallback, BatchTransformXCallback, Callback, CategoryProcessor, CancelBatchException, CancelEpochException, CancelStepException, CancelTrainException, CudaCallback, DataBunch, Dataset, EarlyStopping, F,
+                        LR_Find, Learner, ParamScheduler, Path, Recorder, Runner, SaveCheckpoint, SimpleNamespace, TerminateOnNaN, WorkerLoader, accuracy, adam_opt, check_weights, combine_scheds, conv_layer, cos_1cycle_anneal, get_batch, get_dls,
                         get_learner, make_opt, newest_checkpoint, nn, np, optim, param_getter, partial, pg_dicts, read_checkpoint, save_safely, set_seed, sgd_mom_opt, sgd_opt, torch)
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def make_data(n=40, bs=8, **kw):
     set_seed(7)
     x = torch.randn(n + 10, 10)
     ds = [Dataset(o, o[:, :4].argmax(1)) for o in (x[:n], x[n:])]
-    return DataBunch(*get_dls(*ds, bs, **kw), 10, 4)
+    return DataBunch(*get_dls(*ds, bs, WorkerLoader, **kw), 10, 4)
 
 def net(nh=16): return nn.Sequential(nn.Linear(10, nh), nn.BatchNorm1d(nh), nn.ReLU(), nn.Dropout(.2), nn.Linear(nh, 4))
 
@@ -244,6 +244,38 @@ def test_what_does_not_fit_is_refused_and_nothing_changed(tmp_path, other):
     assert torch.equal(weights(b), before) and str(opt) == str(b.opt.state_dict())
     b.fit(1)
 
+def named(*names, **words):
+    "Data whose four categories have these names."
+    data = make_data()
+    data.train_ds.proc_y = CategoryProcessor(names)
+    vars(data).update(words)
+    return data
+
+def test_a_model_of_other_categories_is_refused(tmp_path):
+    a, b, c, d = (tiny(data=named(*names)) for names in ('abcd', 'abxd', 'abdc', 'abcd'))
+    a.fit(1)
+    a.save(tmp_path/'a.pt')
+    before = weights(b)
+    with pytest.raises(ValueError, match='a.pt .*only there: c; only here: x'): b.load(tmp_path/'a.pt')
+    with pytest.raises(ValueError, match='another order'): c.load(tmp_path/'a.pt')
+    assert torch.equal(weights(b), before) and b.opt is None
+    for learn, kw in ((b, dict(only_model=True)), (d, {}), (tiny(), {})):   # the last one's data have no names to compare
+        learn.load(tmp_path/'a.pt', **kw)
+        assert torch.equal(weights(learn), weights(a))
+    with pytest.raises(ValueError, match='only there: c'): tiny(data=named(*'abxd')).fit(2, resume=tmp_path/'a.pt')
+
+def test_a_model_of_other_words_is_refused(tmp_path):
+    tiny(data=named(*'abcd', text_vocab=['the', 'cat'])).save(tmp_path/'a.pt')
+    with pytest.raises(ValueError, match='only there: cat; only here: dog'): tiny(data=named(*'abcd', text_vocab=['the', 'dog'])).load(tmp_path/'a.pt')
+
+def test_older_files_without_names_can_be_loaded(tmp_path):
+    a = tiny(data=named(*'abcd'))
+    a.save(tmp_path/'a.pt')
+    saved = read_checkpoint(tmp_path/'a.pt')
+    assert saved.pop('names') == dict(vocab=[*'abcd'])
+    save_safely(saved, tmp_path/'a.pt')
+    assert tiny(data=named(*'wxyz')).load(tmp_path/'a.pt') == 0
+
 def test_misfits_are_named():
     with pytest.raises(ValueError) as e: check_weights(net(5), {**net().state_dict(), 'extra': torch.zeros(2)}, 'x.pt')
     assert '0.weight is [5, 10] here and [16, 10] there' in str(e.value) and 'and' in str(e.value) and 'x.pt' in str(e.value)
@@ -380,6 +412,19 @@ def test_a_damaged_checkpoint_stops_before_anything_happens(tmp_path):
     with pytest.raises(ValueError, match=r'epoch_0001\.pt'): learn.fit(2, resume=True)
     assert torch.equal(weights(learn), before)
     learn.fit(1)
+
+def test_before_a_damaged_checkpoint_there_is_another(tmp_path):
+    learn, said = to_resume(tmp_path), []
+    learn.fit(4)
+    newest, before = tmp_path/'epoch_0004.pt', tmp_path/'epoch_0003.pt'
+    newest.write_bytes(newest.read_bytes()[:1000])
+    again = to_resume(tmp_path)
+    again.logger = said.append
+    again.fit(4, resume=True)
+    assert torch.equal(weights(again), weights(learn)) and 'epoch_0004.pt' in said[0] and said[0].endswith('going on from epoch_0003.pt')
+    assert read_checkpoint(newest)['counts']['epochs_done'] == 4
+    for p in (newest, before): p.write_bytes(b'')
+    with pytest.raises(ValueError, match='epoch_0004'): to_resume(tmp_path).fit(4, resume=tmp_path)
 
 @pytest.mark.parametrize('every, keep, files', [(1, 2, [4, 5]), (2, None, [2, 4, 5]), (3, 1, [5]), (10, 5, [5])])
 def test_which_files_are_kept(tmp_path, every, keep, files):

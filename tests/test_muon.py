@@ -130,5 +130,8 @@ def test_it_learns_with_groups_of_rates_and_in_mixed_precision():
         assert math.isfinite(after) and after < before
 
 def test_a_misspelt_name_is_an_error():
-    with pytest.raises(TypeError, match='adam_share'): muon_opt(adams_share=.1)(small().parameters(), lr=.1)
+    with pytest.raises(TypeError, match='adam_share'): muon_opt(adams_share=.1)
+    with pytest.raises(TypeError, match='sqr_mom'): muon_opt(mom_sqr=.9)
+    with pytest.raises(ValueError, match='mom=2'): muon_opt(mom=2)
+    assert [h['wd'] for h in muon_opt(wd=[0., .1])([[p] for p in (torch.zeros(2), torch.zeros(3))], lr=.1).hypers] == [0., .1]
     with pytest.raises(ValueError, match='takes a matrix'): orthogonalize(torch.zeros(2, 3, 4))

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from exp import nb_11
-from exp.nb_11 import (BatchTransformXCallback, CenterCrop, ImageLearner, Interpretation, Learner, MixUp, NoData, ResBlock, ResizeFixed, XResNet,
+from exp.nb_11 import (BatchTransformXCallback, CenterCrop, CropToBytes, ImageLearner, Interpretation, Learner, MixUp, NoData, RandomRotate, ResBlock, ResizeFixed, TrainTransformXCallback, XResNet,
                        adam_opt, cnn_learner, create_phases, describe, get_batch, init_cnn, load_learner, make_rgb, model_summary, noop, norm_imagenette, normalize_chan,
                        plot_training, sched_1cycle, set_seed, sgd_opt, to_byte_tensor, to_float_tensor, undescribe, xresnet18, xresnet34, xresnet50, xresnet101, xresnet152)
 
@@ -182,6 +182,8 @@ def test_predictions_of_one_and_of_many_agree(learn, folder):
     logits, _ = learn.get_preds()
     assert torch.allclose(logits.softmax(1), probs, atol=1e-6)
 
+def test_no_image_has_no_prediction(learn): assert learn.predict_probs([]).shape == (0, 3)
+
 @pytest.mark.parametrize('mode', ['L', 'P', 'RGBA', 'LA', 'CMYK', '1', 'I;16'])
 def test_any_mode_of_image(learn, mode):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 45), dtype=np.uint8))
@@ -196,6 +198,15 @@ def test_predicting_changes_nothing(learn, folder):
     learn.predict(learn.data.valid_ds.x.items[0])
     assert learn.model.training and torch.equal(numbers, torch.get_rng_state())
     assert all(torch.equal(v, learn.model.state_dict()[k]) for k, v in state.items())
+
+def test_what_is_done_to_training_batches_only_has_no_part_in_predictions(data, tmp_path):
+    set_seed(1)
+    learn = cnn_learner(tiny, data, F.cross_entropy, sgd_opt, norm=norm_imagenette, progress=False, xtra_cb=[TrainTransformXCallback(RandomRotate(90., p=1.))])
+    files = data.valid_ds.x.items
+    assert learn.batch_tfms == [norm_imagenette]
+    probs = learn.predict_probs(files)
+    assert torch.equal(probs, learn.predict_probs(files)) and torch.allclose(probs, learn.interpret().probs, atol=1e-5)
+    assert torch.equal(load_learner(learn.export(tmp_path/'m.pth')).predict_probs(files), probs)
 
 def test_modes_are_put_back_after_an_error(learn, tmp_path):
     (tmp_path/'no.png').write_text('no image')
@@ -287,6 +298,15 @@ def test_other_parts_can_be_made_known(folder, tmp_path):
     with pytest.raises(ValueError, match='not known here'): load_learner(tmp_path/'m.pth')
     f = learn.data.valid_ds.x.items[0]
     assert torch.equal(load_learner(tmp_path/'m.pth', known=known).predict(f).probs, learn.predict(f).probs)
+
+def test_a_transform_around_another_is_exported(learn, folder, tmp_path):
+    tfms = [make_rgb, CropToBytes(CenterCrop((30, 20), scale=1.2))]
+    learn.data = image_data(folder, tfms)
+    files = learn.data.valid_ds.x.items
+    loaded = load_learner(learn.export(tmp_path/'m.pth'))
+    assert torch.equal(loaded.predict_probs(files), learn.predict_probs(files)) and vars(loaded.valid_tfms[1].crop) == vars(tfms[1].crop)
+    learn.data.valid_ds.x.tfms = [make_rgb, CropToBytes(nb_11.RandomResizedCrop(20))]
+    with pytest.raises(ValueError, match='RandomResizedCrop is not among'): learn.export(tmp_path/'n.pth')
 
 def test_a_changed_model_is_not_exported(learn, tmp_path):
     learn.model[-1] = nn.Linear(128, 8)
