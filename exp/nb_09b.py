@@ -325,6 +325,8 @@ class _Resume(Callback):
         for dl in (self.run.data.train_dl, self.run.data.valid_dl):
             if getattr(dl, 'persistent_workers', False): iter(dl)   # starting workers takes a random number, and here they have long been started
         self.run._restore(self.saved, self.path)
+        if getattr(self.run.data.train_dl, 'persistent_workers', False):
+            self.run.logger("the loader's workers start anew: if their transforms draw random numbers, these are others now (persistent_workers=False keeps them)")
 
 # %% ../nbs/09b_learner.ipynb #c65c283c
 def _find_checkpoints(resume, folders: list[Path]) -> list[Path]:
@@ -357,7 +359,7 @@ class Learner(Learner):
         """Train for `epochs` epochs, each followed by validation; `cbs` are more callbacks, for this fit only. `reset_opt` makes a new optimizer first.
 
         `resume` is a file that was saved between two epochs of a fit like this one, or `SaveCheckpoint`'s folder, and then its newest that isn't damaged: those epochs are left out, and the others come as if nothing had happened, to the last bit on a CPU. With True it
-        is the folder of this fit's `SaveCheckpoint`, and if that has no file yet, the fit starts at the beginning. (Random transforms in loader workers start anew, unless the loader has `persistent_workers=False`.)"""
+        is the folder of this fit's `SaveCheckpoint`, and if that has no file yet, the fit starts at the beginning. (But random transforms in workers that stay from epoch to epoch draw other numbers, which is said; with `persistent_workers=False`, as `to_databunch` takes it, they draw the same.)"""
         cbs = listify(cbs)
         paths = _find_checkpoints(resume, [cb.folder for cb in [*self.cbs, *cbs] if isinstance(cb, SaveCheckpoint)])
         if paths and self.learn is None:

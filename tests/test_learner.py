@@ -383,6 +383,7 @@ def test_the_order_of_the_batches_is_resumed(tmp_path, kw):
     torch.manual_seed(99)
     resumed.fit(3, resume=True)
     assert resumed.recorder.loss_values().tolist() == whole.recorder.loss_values().tolist()
+    assert any('workers start anew' in s for s in resumed.said) == kw.get('persistent_workers', False)
 
 def test_a_finished_fit_has_nothing_to_go_on_with(tmp_path):
     learn = to_resume(tmp_path)
