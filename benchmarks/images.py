@@ -6,6 +6,7 @@ of its images a second to the peer's *in the same round*. Files are read before 
 The real Imagenette-160 where it can be had (EXP_DATA, EXP_MIRROR), else the built-in sample.
 """
 import argparse, math, random, statistics, time
+from importlib.metadata import version
 import numpy as np
 import torch
 from PIL import Image
@@ -107,7 +108,7 @@ def main(rounds=15, files=640, workers=(0, 2), threads=1) -> None:
     try: tables = {n: measure(rounds, files, n) for n in workers}
     finally: torch.set_num_threads(before)
     peer, path = next(iter(tables[workers[0]][0])), tables[workers[0]][1]
-    print(f'{path.name}, {files} JPEGs to batches of {BS} floats of {SIZE} x {SIZE}; {threads} thread{"s"*(threads > 1)}, {rounds} rounds; the peer is {peer}')
+    print(f'{path.name}, {files} JPEGs to batches of {BS} floats of {SIZE} x {SIZE}; {threads} thread{"s"*(threads > 1)}, {rounds} rounds; the peer is {peer}' + (f' {version(peer)}' if peer == 'torchvision' else ''))
     for n, (rates, _) in tables.items():
         print(f'\n| {n} workers | images/s (median) | times the peer (median) | quartiles | goal |\n| --- | --- | --- | --- | --- |')
         for w, rs in rates.items():

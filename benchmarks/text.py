@@ -7,6 +7,7 @@ Times are wall time, as two processes are compared with one: the machine should 
 The corpus: so many random tokens in texts of random lengths, written to a file; then, each in a process of its own, what it costs in memory when loaded, or memory-mapped, until the first batch, and for each batch.
 """
 import argparse, os, random, statistics, subprocess, sys, tempfile, time
+from importlib.metadata import version
 from pathlib import Path
 import numpy as np
 
@@ -100,7 +101,7 @@ def main(rounds=3, n_texts=20_000, n_tokens=100_000_000) -> None:
     from exp.nb_12 import TokenizeProcessor
     texts, sample = load_texts(n_texts)
     times = measure(texts, rounds)
-    print(f'{len(texts):,} texts of {"the built-in sample" if sample else "IMDb"}, {rounds} rounds\n')
+    print(f'{len(texts):,} texts of {"the built-in sample" if sample else "IMDb"}, {rounds} rounds' + (f'; fastai {version("fastai")}' if FASTAI in times else '') + '\n')
     print('| tokenizer | texts a second | times spaCy alone (median) | from, to | processor time a text, µs | goal |\n| --- | --- | --- | --- | --- | --- |')
     for w, ts in times.items():
         ratios = sorted(p[0]/t[0] for t, p in zip(ts, times[PEER]))
@@ -121,7 +122,8 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--rounds', type=int, default=3)
     p.add_argument('--texts', type=int, default=20_000)
-    p.add_argument('--tokens', type=int, default=100_000_000)
+    p.add_argument('--tokens', type=int, default=100_000_000, help='at least 3,000,000, which makes 500 batches')
     args = p.parse_args()
+    if args.tokens < 3_000_000: p.error('--tokens: at least 3,000,000')
     print(f'{machine()}\n')
     main(args.rounds, args.texts, args.tokens)

@@ -387,22 +387,22 @@ def test_show_image_takes(im, plots): assert nb.show_image(im).images[0].get_arr
 # workers that stay
 
 def forget(loader):
-    "Collects a loader with two workers that is a part of a ring. Returns what waiting for a worker's end has given each time: None if it never heard of it."
-    ring, heard = [loader(range(8), num_workers=2, persistent_workers=True)], []
+    "Collects a loader with two workers that is a part of a ring. Returns what each wait for a worker's end has given: its exit status, or None if it hasn't ended."
+    ring, ends = [loader(range(8), num_workers=2, persistent_workers=True)], []
     ring.append(ring)
     list(ring[0]), list(ring[0])
     wait = multiprocessing.popen_fork.Popen.wait
-    def listen(self, timeout=None):
-        heard.append(wait(self, timeout))
-        return heard[-1]
+    def noted(self, timeout=None):
+        ends.append(wait(self, timeout))
+        return ends[-1]
     gc.collect()
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(multiprocessing.popen_fork.Popen, 'wait', listen)
+        m.setattr(multiprocessing.popen_fork.Popen, 'wait', noted)
         del ring
         gc.collect()
-    return heard
+    return ends
 
-def test_workers_of_a_forgotten_loader_are_heard_to_end():
+def test_workers_of_a_forgotten_loader_end_when_they_are_told():
     assert forget(nb.WorkerLoader) == [0, 0]
 
 def test_to_databunch_has_such_loaders():
