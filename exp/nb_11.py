@@ -261,9 +261,10 @@ class ImageLearner(ImageLearner):
             for m, mode in modes: m.training = mode
         return torch.cat(probs) if probs else torch.empty(0, len(self.vocab))
     def predict(self, image: str | Path | Image.Image | Tensor) -> Prediction:
-        "What one image shows: label, index, and all probabilities. `image` is a file, a Pillow image, or a tensor as the validation data gives it."
-        probs = self.predict_probs([image])[0]
-        return Prediction(self.vocab[probs.argmax()], int(probs.argmax()), probs)
+        "What one image shows: label, index, and all probabilities. `image` is a file, a Pillow image, or a tensor as the validation data gives it. A `ValueError` if the model has more or fewer outputs than there are categories."
+        probs, vocab = self.predict_probs([image])[0], self.vocab
+        if len(probs) != len(vocab): raise ValueError(f'predict: the model has {len(probs)} outputs, and there are {len(vocab)} categories: make it with c_out={len(vocab)}')
+        return Prediction(vocab[probs.argmax()], int(probs.argmax()), probs)
 
 # %% ../nbs/11_train_imagenette.ipynb #9acacc53
 def cnn_learner(arch: Callable, data: DataBunch, loss_func: Callable, opt_func: Callable, c_in: int | None = None, c_out: int | None = None,

@@ -2,7 +2,7 @@
 
 # %% ../nbs/11_train_imagenette.ipynb #04397018
 from exp.nb_11 import *
-import argparse
+import argparse, hashlib
 
 # %% ../nbs/11_train_imagenette.ipynb #8e4b0259
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +42,7 @@ def train_parser() -> argparse.ArgumentParser:
     add('--out', required=True, metavar='FOLDER', help='where the results go')
     add('--data', metavar='FOLDER',
         help='your images: FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg; or FOLDER/CLASS/*.jpg, or a train without val, of which a share is drawn for validation; a folder test is left alone (default: Imagenette-160)')
-    add('--valid', type=_number(float, 0, .9, True), default=.2, metavar='SHARE', help='share of the images that the seed draws for validation, where there is no folder val (or valid)')
+    add('--valid', type=_number(float, 0, .9, True), default=.2, metavar='SHARE', help='share of the images that the seed draws for validation, where there is no folder val (or valid, validation)')
     _recipe_options(add, imagenette_recipe)
     add('--amp', nargs='?', choices=['float16', 'bfloat16'], const=True, default=False, help='mixed precision; without a format, float16 on CUDA and bfloat16 elsewhere')
     add('--channels-last', action=argparse.BooleanOptionalAction, default=imagenette_recipe['channels_last'], help='store images with the channels of a pixel side by side')
@@ -58,10 +58,12 @@ def _world() -> int: return int(os.environ.get('WORLD_SIZE', 1))   # and how man
 
 # %% ../nbs/11_train_imagenette.ipynb #6e562d18
 def find_parts(path: Path) -> tuple[str, str]:
-    "The folders in `path` with the images for training and for validation. Without the second, '', those are drawn from the first; without the first, `path` has the folders of the classes itself."
+    "The folders in `path` with the images for training and for validation. Without the second, '', those are drawn from the first; without the first, `path` has the folders of the classes itself. A `UserError` if there are others beside the first."
     folders = {o.name for o in path.ls() if o.is_dir()}
-    val = next((o for o in ('val', 'valid') if o in folders), '')
-    return ('train', val) if 'train' in folders and (val or 'test' in folders or len(folders) == 1) else ('', '')
+    if 'train' not in folders or not any(o.is_dir() for o in (path/'train').ls()): return '', ''   # train may be a class, of locomotives
+    val = next((o for o in ('val', 'valid', 'validation') if o in folders), '')
+    if more := sorted(folders - {'train', 'test', val}): raise UserError(f'{path} has folders of classes in train, and beside it {", ".join(more)}: call the one with images for validation val, and move others away')
+    return 'train', val
 
 def split_images(il: ImageList, train: str, val: str, share: float, seed: int) -> SplitData:
     "The images in the folders `train` and `val`; without a `val`, a `share` of them is drawn by the `seed`."
@@ -78,8 +80,10 @@ def class_of(fn: str | Path, path: Path, below: bool = False) -> str:
 
 # %% ../nbs/11_train_imagenette.ipynb #a7b734e8
 def image_data(args, verify: bool = True) -> DataBunch:
-    "The images of `args.data` (default: Imagenette-160) in batches. Raises a `UserError` if there are too few, or, with `verify`, some can't be read."
+    "The images of `args.data` (default: Imagenette-160) in batches. Raises a `UserError` if there are too few, or, with `verify`, some can't be read: each of several processes looks at its share."
     path = Path(args.data) if args.data else untar_data(URLs.IMAGENETTE_160)
+    if Path(args.out).absolute().is_relative_to(path.absolute()): raise UserError(f'--out {args.out} is inside of --data {path}: its pictures would be taken for images to train on; name a folder elsewhere')
+
     il = ImageList.from_files(path, tfms=[make_rgb, CropToBytes(RandomResizedCrop(args.size, scale=(args.min_scale, 1.)), p=.5)])
     train, val = find_parts(path)
     if train and not val and not _rank(): print(f'{path} has no val: {args.valid:.0%} of the images in train are for validation' + ', and test is left alone'*(path/'test').is_dir())
@@ -87,7 +91,7 @@ def image_data(args, verify: bool = True) -> DataBunch:
     ll = label_by_func(split_images(il, train, val, args.valid, args.seed), label, proc_y=CategoryProcessor())
     if len(ll.train.proc_y.vocab) < 2: raise UserError(f'{path} has images of 1 class only, {ll.train.proc_y.vocab[0]}: put those of each class into a folder of its own, directly in this one, or in train and val')
     if len(ll.train) < args.bs: raise UserError(f'a batch of {args.bs} is more than the {len(ll.train)} training images: lower --bs')
-    if verify and len(broken := verify_images([*ll.train.x.items, *ll.valid.x.items], args.workers or 1)):
+    if verify and len(broken := verify_images([*ll.train.x.items, *ll.valid.x.items][_rank()::_world()], args.workers or 1)):
         raise UserError(f'{len(broken)} images can\'t be read, the first is {broken.file[0]}: {broken.problem[0]}')
     ll.valid.x.tfms = [make_rgb, CropToBytes(CenterCrop(args.size, scale=imagenette_recipe['valid_scale']))]
     kw = (dict(persistent_workers=False) if args.workers else {}) | (dict(collate_fn=collate_images) if args.channels_last else {})
@@ -110,17 +114,32 @@ _may_change = 'workers', 'compile'   # between a run and its resumption, with a 
 
 def _changed(k: str, before, now) -> str: return ('the number of processes' if k == 'processes' else f'--{k.replace("_", "-")}') + f' was {before}, not {now}'
 
-def _settings(args, out) -> str | None:
-    "What `args` ask for, as JSON to be kept in the new folder `out`; None if `out` holds a run of just this that may be resumed. Otherwise, a `UserError`."
+def _fingerprint(data: DataBunch) -> str:
+    "Other for other images, or another split: made of their names, in order, and their labels."
+    names = [[Path(f).name for f in ds.x.items] for ds in (data.train_ds, data.valid_ds)]
+    return hashlib.sha256(json.dumps([names, [list(map(str, ds.y.items)) for ds in (data.train_ds, data.valid_ds)], data.vocab]).encode()).hexdigest()[:16]
+
+def _settings(args, out) -> dict | None:
+    "What `args` ask for, to be kept in the new folder `out`; None if `out` holds a run of just this that may be resumed. Otherwise, a `UserError`."
     file, now = out/'settings.json', {k: v for k, v in vars(args).items() if k not in ('resume', 'out')} | dict(processes=_world())
     if not file.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())): raise UserError(f'--out {out} holds other files: name a new folder')
-        return json.dumps(now, indent=1)
+        return now
     if not args.resume: raise UserError(f'--out {out} holds a run already: go on with it by --resume, or name another folder')
     before = json.loads(file.read_text(encoding='utf-8'))
     diff = {k: _changed(k, before[k], v) for k, v in now.items() if k in before and before[k] != v}
     if wrong := [text for k, text in diff.items() if k not in _may_change]: raise UserError(f'--resume goes on with the same settings, but {"; ".join(wrong)}')
     if diff: print(f'{"; ".join(diff.values())}: what comes is not to the last bit what it would have been without the interruption')
+
+def _keep_settings(out: Path, settings: dict | None, images: str):
+    "Write the `settings` of a new run, and which images it has. For one that is resumed, a `UserError` if the images are others now."
+    file = out/'settings.json'
+    if settings is None:
+        if json.loads(file.read_text(encoding='utf-8')).get('images', images) != images:
+            raise UserError('--resume goes on with the same images, but some have been added, removed or moved since: undo that, or begin anew in another folder')
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps(settings | dict(images=images), indent=1))
 
 # %% ../nbs/11_train_imagenette.ipynb #61382069
 def _processes() -> list[Callback]:
@@ -156,11 +175,10 @@ def run_training(args) -> dict:
     out, rank, cbs = Path(args.out), _rank(), _processes()
     settings, done, checkpoints = None if rank else _settings(args, out), out/'results.json', out/'checkpoints'
     if args.resume and done.exists(): return {} if rank else json.loads(done.read_text(encoding='utf-8'))
-    learn, guard = image_learner(args, image_data(args, verify=bool(settings))), TerminateOnNaN()
     resume = checkpoints if args.resume and newest_checkpoint(checkpoints) else None
-    if settings:   # only now: nothing is left of a run that couldn't start
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out/'settings.json', settings)
+    data = image_data(args, verify=not resume)
+    learn, guard = image_learner(args, data), TerminateOnNaN()
+    if rank == 0: _keep_settings(out, settings, _fingerprint(data))   # only now: nothing is left of a run that couldn't start
     if rank == 0: cbs = [*cbs, SaveCheckpoint(checkpoints), CSVLogger(out/'log.csv')]
     learn.fit(args.epochs, [*sched_1cycle(args.lr, imagenette_recipe['pct_start']), guard, *cbs], resume=resume)
     if guard.stopped_at:
@@ -168,6 +186,13 @@ def run_training(args) -> dict:
     return {} if rank else write_results(learn, args)
 
 # %% ../nbs/11_train_imagenette.ipynb #54b198b0
+def _in_short(e: BaseException) -> str:
+    "What is wrong, in a line: an error's message and the notes to it, also of one that comes from a worker process, with its traceback."
+    lines = [o for o in str(e).splitlines() if o.strip()] or [type(e).__name__]
+    if 'worker process' not in lines[0]: return '; '.join([lines[0], *getattr(e, '__notes__', [])])
+    first, *notes = lines[max((i for i, o in enumerate(lines) if o.startswith(' ')), default=-1) + 1:]   # what stands below a traceback
+    return '; '.join([first.partition(': ')[2] or first, *notes])
+
 def train_main(argv: list[str] | None = None) -> int:
     "Entry point of `python -m exp.train_imagenette`; returns its exit status: 0, or 2 after a mistake in arguments or data, 130 after Ctrl-C."
     args = train_parser().parse_args(argv)
@@ -176,7 +201,7 @@ def train_main(argv: list[str] | None = None) -> int:
         print('interrupted; go on with --resume', file=sys.stderr)
         return 130
     except (UserError, OSError, ValueError) as e:
-        print(f'train_imagenette: {str(e).partition(chr(10))[0]}', file=sys.stderr)
+        print(f'train_imagenette: {_in_short(e)}', file=sys.stderr)
         return 2
     if results: print(f'accuracy {results["accuracy"]:.4f} after {args.epochs} epochs')
     return 0

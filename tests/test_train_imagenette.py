@@ -68,8 +68,9 @@ def test_folders_train_and_val(tmp_path):
     ti.train_main(argv(tmp_path/'d', tmp_path/'run', epochs=1))
     assert {k: results(tmp_path/'run')['data'][k] for k in ('train', 'valid')} == dict(train=12, valid=6)
 
-def test_folder_valid_will_do(tmp_path):
-    for part in ('train', 'valid'): make_images(tmp_path/'d'/part, n=3)
+@pytest.mark.parametrize('name', ['valid', 'validation'])
+def test_other_names_will_do(tmp_path, name):
+    for part in ('train', name): make_images(tmp_path/'d'/part, n=3)
     ti.train_main(argv(tmp_path/'d', tmp_path/'run', epochs=1))
     assert results(tmp_path/'run')['data']['valid'] == 6
 
@@ -273,6 +274,40 @@ def test_bad_folders(tmp_path, capsys, what, message):
         make_images(d/'val', classes=['cat', 'dog'])
     assert message in error_of(argv(d, tmp_path/'run'), capsys)
     assert not (tmp_path/'run').exists()
+
+def test_a_part_of_unknown_name_is_refused(tmp_path, capsys):
+    for part in ('train', 'holdout'): make_images(tmp_path/'d'/part)
+    assert 'beside it holdout' in error_of(argv(tmp_path/'d', tmp_path/'run'), capsys)
+
+def test_train_may_be_a_class(tmp_path):
+    ti.train_main(argv(make_images(tmp_path/'d', classes=['bus', 'train']), tmp_path/'run', epochs=1))
+    assert results(tmp_path/'run')['data']['categories'] == ['bus', 'train']
+
+def test_results_among_the_images_are_refused(images, capsys):
+    assert 'is inside of --data' in error_of(argv(images, images/'runs'/'x'), capsys)
+    assert not (images/'runs').exists()
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('bad', ['broken', 'floats'])
+def test_an_image_that_fails_in_training_is_named(images, tmp_path, monkeypatch, capsys, bad, workers):
+    def verified(files, workers): return ti.pd.DataFrame(columns=['file', 'problem'])
+    monkeypatch.setattr(ti, 'verify_images', verified)
+    if bad == 'broken': (images/'cat'/'bad.png').write_bytes(b'no image')
+    else: Image.fromarray(np.random.rand(20, 20).astype('float32')).save(images/'cat'/'bad.tif')
+    err = error_of(argv(images, tmp_path/'run', '--workers', workers), capsys)
+    assert ('bad.png' if bad == 'broken' else 'bad.tif') in err and ("can't be read" if bad == 'broken' else 'an image of floats') in err
+
+@pytest.mark.parametrize('change', ['added', 'removed', 'moved'])
+def test_other_images_are_noticed_at_a_resume(images, tmp_path, monkeypatch, capsys, change):
+    cut_off(argv(images, tmp_path/'run'), monkeypatch)
+    capsys.readouterr()
+    if change == 'added': shutil.copy(images/'cat'/'0.png', images/'cat'/'new.png')
+    if change == 'removed': (images/'cat'/'3.png').unlink()
+    if change == 'moved': (images/'cat'/'3.png').rename(images/'dog'/'30.png')
+    assert '--resume goes on with the same images' in error_of(argv(images, tmp_path/'run', '--resume'), capsys)
+    shutil.rmtree(images)
+    make_images(images)
+    assert ti.train_main(argv(images, tmp_path/'run', '--resume')) == 0
 
 # as a command
 
