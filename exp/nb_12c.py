@@ -96,6 +96,8 @@ def finetune_learner(data: TextDataBunch, pretrained: str | Path, drop_mult: flo
     matched = match_embeds(state, vocab, learn.text_vocab)
     check_weights(learn.model, matched, pretrained)
     learn.model.load_state_dict(matched)
+    if (known := len({*vocab} & {*learn.text_vocab})/len(learn.text_vocab)) < .2:
+        warnings.warn(f'{pretrained} knows only {known:.0%} of the {len(learn.text_vocab):,} words of these texts: were they cut by the same tokenizer?', stacklevel=2)
     return learn
 
 # %% ../nbs/12c_ulmfit.ipynb #5dd7a7e1
@@ -125,7 +127,10 @@ def encoder_parts(path: str | Path) -> EncoderParts:
     try: saved = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
     except Exception as e: raise ValueError(f'{path} is no encoder, or it is cut off ({type(e).__name__})') from e
-    if isinstance(saved, dict) and saved.get('format') == _encoder_format: return EncoderParts(saved['state'], json.loads(saved['vocab']), saved['sizes'], saved['backwards'])
+    if isinstance(saved, dict) and saved.get('format') == _encoder_format:
+        try: return EncoderParts(saved['state'], json.loads(saved['vocab']), saved['sizes'], saved['backwards'])
+        except (KeyError, TypeError, ValueError) as e: raise ValueError(f'{path}: its description is damaged ({type(e).__name__}: {e})') from e
+
     state, vocab, sizes = lm_parts(path)
     return EncoderParts({k.removeprefix('0.'): v for k, v in state.items() if k.startswith('0.')}, vocab, {k: sizes[k] for k in ('emb_sz', 'n_hid', 'n_layers')}, _lm_direction(path))
 
@@ -298,7 +303,11 @@ def as_prediction(probs: Tensor, labels: list[str], multi: bool = False) -> Pred
     return Prediction([labels[i] for i in which], which, probs)
 
 class _Predicts:
-    "Predictions from `probs(ids)`, by a `recipe`."
+    "Predictions from `scores(ids)`, by a `recipe`."
+    def probs(self, ids: Corpus, bs: int = 64) -> Tensor:
+        "The probabilities `[n, labels]` for texts as numbers, in the order of reading."
+        scores = self.scores(ids, bs)
+        return scores.sigmoid() if self.recipe.multi else scores.softmax(1)
     def predict_probs(self, texts, bs: int = 64) -> Tensor:
         "The probabilities `[n, labels]` for `texts`, strings or files (as `Path`)."
         return self.probs(self.recipe.ids(listify(texts)), bs)
@@ -314,10 +323,6 @@ class TextLearner(_Predicts, TextLearner):
     """A `Learner` for texts with labels, which predicts from strings and files (`predict`, `predict_many`, `predict_probs`), explains (`explain`), shows what it makes of its data (`show_results`, `interpret`), and goes into one safe file (`export`).
 
     Made by `text_classifier_learner` or `load_learner`. Predictions don't depend on what else is in the batch."""
-    def probs(self, ids: Corpus, bs: int = 64) -> Tensor:
-        "The probabilities `[n, labels]` for texts as numbers, in the order of reading."
-        scores = self.scores(ids, bs)
-        return scores.sigmoid() if self.recipe.multi else scores.softmax(1)
 
 # %% ../nbs/12c_ulmfit.ipynb #1f6120c8
 ulmfit_drops = MappingProxyType(dict(output_p=.4, hidden_p=.3, input_p=.4, embed_p=.05, weight_p=.5))   # of a classifier
@@ -376,7 +381,7 @@ def text_classifier_learner(data: TextDataBunch, emb_sz: int = 400, n_hid: int =
 class TextEnsemble(_Predicts):
     """Several text learners with the same labels that answer together: their probabilities are averaged. They may read in different directions, and have different vocabularies.
 
-    Predicts as a `TextLearner` does; `interpret(data)` takes the data of the first learner if none is given."""
+    Predicts as a `TextLearner` does, and explains, if the vocabularies are the same; `interpret(data)` takes the data of the first learner if none is given."""
     def __init__(self, learners: list[TextLearner]):
         self.learners = listify(learners)
         if not self.learners: raise ValueError('an ensemble needs at least one learner')
@@ -387,12 +392,17 @@ class TextEnsemble(_Predicts):
         "The probabilities `[n, labels]` for `texts`, strings or files (as `Path`): the mean of those of all learners."
         texts = listify(texts)
         return torch.stack([o.predict_probs(texts, bs) for o in self.learners]).mean(0)
-    def probs(self, ids: Corpus, bs: int = 64) -> Tensor:
-        "The mean probabilities `[n, labels]` for texts as numbers, in the order in which the first learner reads. A `ValueError` if the vocabularies differ."
+    def scores(self, ids: Corpus, bs: int = 64) -> Tensor:
+        "Scores `[n, labels]` whose probabilities are the mean ones, for texts as numbers, in the order in which the first learner reads. A `ValueError` if the vocabularies differ."
         if any(o.recipe.numbers.vocab != self.recipe.numbers.vocab for o in self.learners): raise ValueError('learners of different vocabularies have no numbers in common: give predict_probs the texts')
-        return torch.stack([o.probs(ids if o.recipe.backwards == self.recipe.backwards else ids.backwards(), bs) for o in self.learners]).mean(0)
+        scores = torch.stack([o.scores(ids if o.recipe.backwards == self.recipe.backwards else ids.backwards(), bs) for o in self.learners]).double()
+        if not self.recipe.multi: return scores.log_softmax(-1).logsumexp(0)
+        return F.logsigmoid(scores).logsumexp(0) - F.logsigmoid(-scores).logsumexp(0)
+    def probs(self, ids: Corpus, bs: int = 64) -> Tensor:
+        "The mean probabilities `[n, labels]`, for what `scores` takes."
+        return super().probs(ids, bs).float()
     @property
-    def data(self):
+    def data(self) -> TextDataBunch:
         "The first learner's data."
         return self.learners[0].data
 
@@ -478,7 +488,7 @@ def explain(learn: TextLearner, text: str | Path, label: str | None = None, bs: 
     odds = _log_odds(scores, i, recipe.multi)
     return Explanation(recipe.labels[i], odds[0].sigmoid().item(), [show_text(tokens[a:b]) for a, b in spans], (odds[0] - odds[1:]).tolist())
 
-TextLearner.explain = explain
+TextLearner.explain = TextEnsemble.explain = explain
 
 # %% ../nbs/12c_ulmfit.ipynb #e140647a
 class TextInterpretation(Interpretation):
@@ -508,32 +518,34 @@ def show_text_results(learn: TextLearner, n: int = 6, seed: int = 0, width: int 
     "A table of `n` validation texts, drawn with `seed`, with their labels, the learner's predictions, and how sure it is."
     ds = learn.data.valid_ds
     which = np.random.default_rng(seed).permutation(len(ds))[:n]
-    corpus, names, multi = ds.x.items[which], learn.vocab, learn.recipe.multi
+    corpus, names, multi = ds.x.items[which], learn.recipe.labels, learn.recipe.multi
     probs = learn.probs(corpus if corpus.reverse == learn.recipe.backwards else corpus.backwards())
-    texts = [show_text(t.flip(0) if corpus.reverse else t, learn.text_vocab) for t in corpus]
+    texts = [show_text(t.flip(0) if corpus.reverse else t, learn.recipe.numbers.vocab) for t in corpus]
     truths = [[names[j] for j, on in enumerate(ds.y[i]) if on] if multi else names[int(ds.y[i])] for i in which.tolist()]
     said = [as_prediction(p, names, multi).label for p in probs]
     return pd.DataFrame(dict(text=[t if len(t) <= width else f'{t[:width]} …' for t in texts], true=truths, predicted=said, sure=probs.max(1).values.tolist()))
 
-TextLearner.show_results = show_text_results
+TextLearner.show_results = TextEnsemble.show_results = show_text_results
 
 # %% ../nbs/12c_ulmfit.ipynb #45b911cb
 _text_format = 'text learner, 1'
 
-def export_text_learner(learn: TextLearner, path: str | Path) -> Path:
-    "Writes all that `learn.predict` needs into one file, which `load_learner` reads: weights, vocabulary, labels, sizes, and tokenizer. Raises a `ValueError` if its tokenizer or rules aren't lesson 12's."
+def export_text_learner(learn: TextLearner, path: str | Path, known=()) -> Path:
+    """Writes all that `learn.predict` needs into one file, which `load_learner` reads: weights, vocabulary, labels, sizes, and tokenizer.
+
+    `known` are rules and tokenizers of your own (functions, stored by name). Raises a `ValueError` for one that is neither lesson 12's nor known."""
     r = learn.recipe
-    parts = dict(tokens=r.tokens.settings(), words=r.numbers.vocab, labels=r.labels, sizes=r.sizes, backwards=r.backwards, multi=r.multi)
+    parts = dict(tokens=r.tokens.settings(known), words=r.numbers.vocab, labels=r.labels, sizes=r.sizes, backwards=r.backwards, multi=r.multi)
     save_safely(dict(format=_text_format, parts=json.dumps(parts), model=_weights(learn.model)), path)
     return Path(path)
 
 TextLearner.export = export_text_learner
 
 # %% ../nbs/12c_ulmfit.ipynb #48f2b485
-def _text_learner(path, saved, data, loss_func, **kw):
+def _text_learner(path, saved, data, known, loss_func, **kw):
     try:
         parts, state = json.loads(saved['parts']), saved['model']
-        tokens, numbers = TokenizeProcessor.from_settings(parts['tokens']), NumericalizeProcessor(vocab=parts['words'])
+        tokens, numbers = TokenizeProcessor.from_settings(parts['tokens'], known), NumericalizeProcessor(vocab=parts['words'])
         recipe = TextRecipe(tokens, numbers, parts['labels'], parts['sizes'], parts['backwards'], parts['multi'])
         model = get_text_classifier(**recipe.sizes)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e: raise ValueError(f'{path}: its description is damaged ({type(e).__name__}: {e})') from e
@@ -548,13 +560,14 @@ def _text_learner(path, saved, data, loss_func, **kw):
     return TextLearner(model.eval().to(default_device()), data, loss_func or (_bce if recipe.multi else F.cross_entropy), kw.pop('opt_func', ulmfit_adam), kw.pop('lr', 1e-2), awd_lstm_clas_splitter, cbs=cbs, recipe=recipe, **kw)
 
 def load_learner(path: str | Path, data: DataBunch | None = None, known=(), loss_func: Callable | None = None, **kw) -> Learner:
-    """The learner that `learn.export` has written to `path`, for texts or for images (lesson 11, which `known` is for): it predicts as that one did. Safe to use on files of others: nothing in the file is run.
+    """The learner that `learn.export` has written to `path`, for texts or for images (lesson 11): it predicts as that one did. Safe to use on files of others: nothing in the file is run. `known` are what `export` was told: your own rules and tokenizers, or an image learner's parts.
+
 
     A learner for texts is on the default device. With `data` (of the same labels, vocabulary and direction) it can validate and train, too; `loss_func` and `kw` then go to the learner.
     Raises a `FileNotFoundError`, or a `ValueError` that names the file if it is something else, or cut off."""
     try: saved = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
     except Exception as e: raise ValueError(f'{path} is no export of a learner, or it is cut off ({type(e).__name__})') from e
-    if isinstance(saved, dict) and saved.get('format') == _text_format: return _text_learner(path, saved, data, loss_func, **kw)
+    if isinstance(saved, dict) and saved.get('format') == _text_format: return _text_learner(path, saved, data, known, loss_func, **kw)
     if isinstance(saved, dict) and saved.get('format') in (_encoder_format, 'language model, 1'): raise ValueError(f"{path} holds an encoder or a language model, and no learner's export")
     return _load_image_learner(path, data, known, loss_func or F.cross_entropy, **kw)

@@ -2,7 +2,7 @@
 
 # %% ../nbs/12c_ulmfit.ipynb #a0c6d134
 from exp.nb_12c import *
-import argparse, base64, html, io, shutil
+import argparse, base64, codecs, html, io, shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,17 +17,29 @@ ulmfit_recipe = MappingProxyType(dict(
     epochs=2, bs=64, lr=1e-2, drop=.5, max_len=20*70))                         # the classifier's
 
 # %% ../nbs/12c_ulmfit.ipynb #5ae9dae0
-def _text_options(add, r):
+def _encoding(name):
+    "A type for argparse: an encoding that Python knows."
+    try: ''.encode(name)
+    except LookupError: raise argparse.ArgumentTypeError(f'{name!r} is no encoding of texts that Python knows') from None
+    return name
+
+def _source_options(add, r):
     add('--data', metavar='FOLDER|FILE',
         help='FOLDER/train/CLASS/*.txt and FOLDER/test/CLASS/*.txt (or valid), or FOLDER/CLASS/*.txt, which is split by the seed; '
-        'what is in FOLDER/unsup is for the language model only. Or FILE.csv, a table with a header (default: IMDb)')
+        'what is in FOLDER/unsup is for the language model only. Or FILE.csv, a table (default: IMDb)')
     add('--text', nargs='+', default=['text'], metavar='COLUMN', help='the columns of FILE.csv with the text')
     add('--labels', nargs='+', default=['label'], metavar='COLUMN',
         help='the column of FILE.csv with the label (where it is empty, the text is for the language model only); '
         'or several columns of 0 and 1, for texts with any number of labels')
     add('--is-valid', metavar='COLUMN', help='the column of FILE.csv that is 1 or true for the texts to validate with (default: a random share)')
+    add('--no-header', action='store_true', help='FILE.csv has no header: columns are called by their numbers, from 0 on, as in --labels 0 --text 1')
+    add('--encoding', type=_encoding, default='utf-8', metavar='NAME', help='the encoding of all these files, such as latin-1')
     add('--valid', type=_number(float, 0, .9, True), default=r['valid'], metavar='SHARE',
         help='share of the labelled texts for validation, where the data does not say which')
+
+# %% ../nbs/12c_ulmfit.ipynb #c1f4bed3
+def _text_options(add, r):
+    _source_options(add, r)
     add('--lang', metavar='CODE', help='the language, by the code that spaCy has for it (default: en)')
     add('--subword', type=_number(int, 30), metavar='N', help='cut words into pieces, about N different ones (default: whole words)')
     add('--max-vocab', type=_number(int, 20), default=r['max_vocab'], metavar='N', help='most words in the vocabulary')
@@ -36,9 +48,10 @@ def _text_options(add, r):
 
 # %% ../nbs/12c_ulmfit.ipynb #4a5e3c47
 def _lm_options(add, r):
-    add('--pretrained', nargs='+', default=[], metavar='FILE',
-        help='a language model to start from (learn.save_lm of lesson 12b), or for --ensemble two, one in each direction; '
-        'sizes and tokenizer are then those of the file (default: start from nothing)')
+    add('--pretrained', nargs='+', default=[], metavar='FILE|NAME',
+        help='a language model to start from: the file of one (learn.save_lm of lesson 12b), for --ensemble two, one in each direction; '
+        'or the name of a text, such as wikitext-2, for what pretrain_lm of lesson 12b has made of it and keeps in the cache. '
+        'Sizes and tokenizer are then those of the file (default: start from nothing)')
     add('--emb-sz', type=_number(int, 1), default=r['emb_sz'], metavar='N', help='numbers that stand for a word')
     add('--n-hid', type=_number(int, 1), default=r['n_hid'], metavar='N', help='width of the LSTMs')
     add('--n-layers', type=_number(int, 1), default=r['n_layers'], metavar='N', help='number of LSTMs')
@@ -87,7 +100,7 @@ def ulmfit_parser() -> argparse.ArgumentParser:
 # %% ../nbs/12c_ulmfit.ipynb #0c9427a6
 @dataclass
 class TextSource:
-    """Texts that are read when they are needed: `texts()` yields them in order, as strings or files, and `names` says where each is from.
+    """Texts that are read when they are needed: `texts()` yields them in order, and `names` says where each is from.
 
     `labels` are their labels, None for a text without; where there is a `vocab` of categories, rows of 0 and 1. `is_valid` is None where it is to be drawn."""
     names: list[str]
@@ -99,6 +112,20 @@ class TextSource:
     @property
     def multi(self) -> bool: return self.vocab is not None
 
+# %% ../nbs/12c_ulmfit.ipynb #690fbf43
+@contextmanager
+def _naming(path, encoding):
+    "Errors of pandas and of the encoding name the file."
+    try: yield
+    except UnicodeError as e:
+        raise DataError(f'{path} is not {codecs.lookup(encoding).name.upper()} text ({getattr(e, "reason", e)}): --encoding names another one, such as latin-1') from e
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise DataError(f"{path} can't be read as a table: {str(e).strip()}") from e
+
+def _codec(encoding): return 'utf-8-sig' if codecs.lookup(encoding).name == 'utf-8' else encoding
+
+def _text_in(file, encoding):
+    with _naming(file, encoding): return file.read_text(encoding=_codec(encoding))
+
 # %% ../nbs/12c_ulmfit.ipynb #b996164c
 def _names(folder): return sorted(o.name for o in folder.iterdir() if not o.name.startswith('.'))
 
@@ -109,7 +136,7 @@ def _class_files(folder):
     return [(f.relative_to(folder).parts[0], f) for f in get_files(folder, '.txt', recurse=True, include=names) if f.parent != folder]
 
 # %% ../nbs/12c_ulmfit.ipynb #6a0e0ad7
-def folder_source(path: str | Path) -> TextSource:
+def folder_source(path: str | Path, encoding: str = 'utf-8') -> TextSource:
     "The text files in folders named by their class, see the command's help. Raises an error that names the folder if there are none."
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f'{path}: there is no such folder or file')
@@ -120,22 +147,52 @@ def folder_source(path: str | Path) -> TextSource:
     more = [f for folder in (path/'unsup', path/'train'/'unsup') if folder.is_dir() for f in get_files(folder, '.txt', recurse=True)]
     files = [f for _, _, f in found] + more
     is_valid = [v for v, _, _ in found] + [False]*len(more) if len(parts) == 2 else None
-    return TextSource([f.relative_to(path).as_posix() for f in files], [c for _, c, _ in found] + [None]*len(more), is_valid, lambda: iter(files))
+    return TextSource([f.relative_to(path).as_posix() for f in files], [c for _, c, _ in found] + [None]*len(more), is_valid, lambda: (_text_in(f, encoding) for f in files))
+
+# %% ../nbs/12c_ulmfit.ipynb #c0dd6dbd
+class _Progress(LineView):
+    "How far a piece of work is: one changing line in a terminal, elsewhere a line now and then."
+    def __init__(self, what: str, total: int):
+        super().__init__(partial(print, flush=True), terminal=sys.stdout.isatty())
+        self.what, self.total, self.done, self.started, self.due = what, total, 0, time.perf_counter(), time.perf_counter() + self.interval
+    def add(self, n: int):
+        self.done += n
+        if (now := time.perf_counter()) < self.due: return
+        self.due, left = now + self.interval, time_left(now - self.started, self.done/max(self.total, 1))
+        text = f'{self.what}: {self.done:,} of {self.total:,}, {left}'
+        print(f'\r{text}\x1b[K' if self.terminal else text, end='' if self.terminal else '\n', flush=True)
+    def over(self, items, size):
+        "Yields `items`, each of which is `size(item)` of the work."
+        try:
+            for o in items:
+                self.add(size(o))
+                yield o
+        finally: self.end()
+
+# %% ../nbs/12c_ulmfit.ipynb #99eb0466
+_packed = {'.gz': 'gzip', '.bz2': 'bz2', '.xz': 'xz', '.zst': 'zstd', '.zip': 'zip'}
+
+class _Table:
+    "A CSV file as text: its columns, which are numbers where there is no header, and its rows, `chunksize` at a time."
+    chunksize = 500
+    def __init__(self, path, encoding='utf-8', header=True): self.path, self.encoding, self.header = Path(path), encoding, header
+    def _read(self, file, **kw):
+        with _naming(self.path, self.encoding):
+            return pd.read_csv(file, dtype=str, keep_default_na=False, header=0 if self.header else None, encoding=_codec(self.encoding),
+                               compression=_packed.get(self.path.suffix.lower()), **kw)
+    def columns(self) -> list[str]: return [str(o) for o in self._read(self.path, nrows=0 if self.header else 1).columns]
+    def chunks(self, columns, what=None):
+        "The `columns` of some rows after the other; with `what`, a line says how far that is."
+        with _naming(self.path, self.encoding), open(self.path, 'rb') as f:
+            parts = self._read(f, chunksize=self.chunksize)   # all columns, though few are wanted: a row with a comma too many shows only so
+            if what:
+                progress = _Progress(f'{what}, byte', self.path.stat().st_size)
+                parts = progress.over(parts, lambda _: f.tell() - progress.done)
+            for part in parts:
+                if not isinstance(part.index, pd.RangeIndex): raise DataError(f"{self.path} can't be read as a table: its rows have more fields than its header")
+                yield part.set_axis([str(o) for o in part], axis=1)[columns].fillna('')
 
 # %% ../nbs/12c_ulmfit.ipynb #8f75bed9
-@contextmanager
-def _naming(path):
-    "Errors of pandas and of the encoding name the file."
-    try: yield
-    except UnicodeDecodeError as e: raise DataError(f'{path} is not UTF-8 text ({e.reason}): was it saved in another encoding?') from e
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise DataError(f"{path} can't be read as a table: {str(e).strip()}") from e
-
-def _chunks(path, columns, chunksize=2000):
-    with _naming(path):   # all columns, though few are wanted: a row with a comma too many shows only so
-        for part in pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig', chunksize=chunksize):
-            if not isinstance(part.index, pd.RangeIndex): raise DataError(f"{path} can't be read as a table: its rows have more fields than its header")
-            yield part[columns].fillna('')
-
 def _flags(values, path, column):
     "Texts such as `1` and `false` as booleans."
     known = {'1': True, '1.0': True, 'true': True, 'yes': True, '0': False, '0.0': False, 'false': False, 'no': False, '': False}
@@ -145,20 +202,20 @@ def _flags(values, path, column):
     return [known[v] for v in low]
 
 # %% ../nbs/12c_ulmfit.ipynb #d4fe1499
-def table_source(path: str | Path, text: list[str], labels: list[str], is_valid: str | None = None) -> TextSource:
+def table_source(path: str | Path, text: list[str], labels: list[str], is_valid: str | None = None, encoding: str = 'utf-8', header: bool = True) -> TextSource:
     "The rows of a CSV file, see the command's help. Raises a `DataError` that names the file if a column is missing, or not as it should be."
-    with _naming(path): columns = list(pd.read_csv(path, nrows=0, encoding='utf-8-sig').columns)
-    short = [*labels, *listify(is_valid)]
+    csv, short = _Table(path, encoding, header), [*labels, *listify(is_valid)]
+    columns = csv.columns()
     if missing := [c for c in [*text, *short] if c not in columns]:
-        raise DataError(f'{path} has no column {", ".join(map(repr, missing))}; it has {", ".join(map(repr, columns))} '
-                        '(--text, --labels and --is-valid say which are meant)')
-    table = pd.concat(list(_chunks(path, short)))
+        raise DataError(f'{path} has no column {", ".join(map(repr, missing))}; it has {", ".join(repr(c)[:40] for c in columns)} '
+                        '(--text, --labels and --is-valid say which are meant; --no-header, that the first row is a text)')
+    table = pd.concat(list(csv.chunks(short, 'reading labels')))
     if not len(table): raise DataError(f'{path} has no rows')
     if len(labels) == 1: found = [v or None for v in table[labels[0]]]
     else:
         rows, known = zip(*(_flags(table[c], path, c) for c in labels)), (table[labels] != '').any(axis=1)
         found = [list(map(int, row)) if k else None for row, k in zip(rows, known)]
-    def texts(): return (t for part in _chunks(path, text) for t in join_columns(part, text))
+    def texts(): return (t for part in csv.chunks(text) for t in join_columns(part, text))
     names, flags = [f'row {i}' for i in range(1, len(table) + 1)], is_valid and _flags(table[is_valid], path, is_valid)
     return TextSource(names, found, flags, texts, labels if len(labels) > 1 else None)
 
@@ -166,7 +223,8 @@ def table_source(path: str | Path, text: list[str], labels: list[str], is_valid:
 def text_source(args) -> TextSource:
     "The texts of `args.data`: a table, a folder, or without any, IMDb."
     path = Path(args.data) if args.data else untar_data(URLs.IMDB)
-    return table_source(path, args.text, args.labels, args.is_valid) if path.is_file() else folder_source(path)
+    if not path.is_file(): return folder_source(path, args.encoding)
+    return table_source(path, args.text, args.labels, args.is_valid, args.encoding, not args.no_header)
 
 # %% ../nbs/12c_ulmfit.ipynb #2151bc9f
 def _split(source, share, seed):
@@ -195,53 +253,62 @@ def _targets(source, train, valid):
         raise UserError(f'{source.names[new[0]]} is for validation and has the label {source.labels[new[0]]!r}, which no training text has')   # only where the data says which
     return vocab, [number.get(o, -1) for o in source.labels]
 
-# %% ../nbs/12c_ulmfit.ipynb #c0dd6dbd
-class _Progress(LineView):
-    "How far a piece of work is: one changing line in a terminal, elsewhere a line now and then."
-    def __init__(self, what: str, total: int):
-        super().__init__(partial(print, flush=True), terminal=sys.stdout.isatty())
-        self.what, self.total, self.done, self.started, self.due = what, total, 0, time.perf_counter(), time.perf_counter() + self.interval
-    def add(self, n: int):
-        self.done += n
-        if (now := time.perf_counter()) < self.due: return
-        self.due, left = now + self.interval, time_left(now - self.started, self.done/max(self.total, 1))
-        text = f'{self.what}: {self.done:,} of {self.total:,}, {left}'
-        print(f'\r{text}\x1b[K' if self.terminal else text, end='' if self.terminal else '\n', flush=True)
-
 # %% ../nbs/12c_ulmfit.ipynb #ca6eb9e2
-def _tokenizer(args, source, train):
-    "What cuts texts into tokens: words, pieces that are learned here, or as for the pretrained model."
-    kw = dict(max_workers=args.workers if len(source) >= 200 else 1)
-    kw['chunksize'] = max(1, min(2000, len(source)//(4*kw['max_workers'])))
-    if args.pretrained:
-        if args.lang or args.subword: raise UserError("--pretrained brings its tokenizer, so --lang and --subword don't go with it")
-        known = [p for p in load_lm(args.pretrained[0], cuda=False, progress=False).data.procs if isinstance(p, TokenizeProcessor)]
-        return TokenizeProcessor.from_settings(known[0].settings(), **kw) if known else TokenizeProcessor(**kw)
-    if not args.subword: return TokenizeProcessor(args.lang or 'en', **kw)
-    wanted, rules = set(train.tolist()), default_pre_rules
-    texts = (compose(read_file(t) if isinstance(t, Path) else t, rules) for i, t in enumerate(source.texts()) if i in wanted)
-    try: return TokenizeProcessor(tokenizer=SubwordTokenizer.train(texts, args.subword), **kw)
+def _pieces(args, source, train, most=100_000):
+    "Cuts words into pieces, which are learned here: from the training texts, or `most` of them, drawn by the seed."
+    wanted = {*np.random.default_rng(args.seed).permutation(train)[:most].tolist()}
+    texts = _Progress('reading texts to learn pieces from, text', len(source)).over(source.texts(), lambda _: 1)
+    try: return SubwordTokenizer.train((compose(t, default_pre_rules) for i, t in enumerate(texts) if i in wanted), args.subword)
     except ImportError as e: raise UserError(f'--subword: {e}') from e
     except RuntimeError as e:
         raise UserError(f'--subword {args.subword}: sentencepiece refuses ({str(e).rpartition("] ")[2].strip() or "is there any text?"})') from e
 
+def _tokenizer(args, source, train):
+    "What cuts texts into tokens: words, pieces that are learned here, or as for the pretrained model."
+    kw = dict(max_workers=args.workers if len(source) >= 200 else 1)
+    kw['chunksize'] = max(1, min(500, len(source)//(4*kw['max_workers'])))
+    if args.pretrained:
+        if args.lang or args.subword: raise UserError("--pretrained brings its tokenizer, so --lang and --subword don't go with it")
+        first = next(iter(_pretrained(args, _directions(args).values()).values()))
+        known = [p for p in load_lm(first, cuda=False, progress=False).data.procs if isinstance(p, TokenizeProcessor)]
+        return TokenizeProcessor.from_settings(known[0].settings(), **kw) if known else TokenizeProcessor(**kw)
+    return TokenizeProcessor(tokenizer=_pieces(args, source, train), **kw) if args.subword else TokenizeProcessor(args.lang or 'en', **kw)
+
 # %% ../nbs/12c_ulmfit.ipynb #56f111d3
-def _tokens(tok, source) -> TokenLists:
-    progress = _Progress('tokenizing, text', len(source))
-    def parts():
-        for part in tok.chunks(source.texts()):
-            progress.add(len(part[2]))
-            yield part
+from exp.nb_12 import _collect   # writes tokens to a file, and counts the words
+
+def _tokens(tok, source, valid, folder):
+    """Writes the tokens of all texts to `folder/tokens`, as numbers of words, and the texts numbered `valid` as they are to `folder/valid.jsonl`.
+
+    Gives the words, how often each comes in the other texts, and the tokens as a corpus."""
     tok.proc1('a')   # so that workers start with all that is imported, and a language that isn't there shows
-    try: return TokenLists.join(parts())
-    finally: progress.end()
+    chosen = np.isin(np.arange(len(source)), valid)
+    def texts():
+        for t, keep in zip(source.texts(), chosen, strict=True):
+            if keep: written.write(json.dumps(t, ensure_ascii=False) + '\n')
+            yield t
+    with open(folder/'tokens', 'wb') as file, open(folder/'valid.jsonl', 'w', encoding='utf-8', newline='\n') as written:
+        parts = _Progress('tokenizing, text', len(source)).over(tok.chunks(texts()), lambda part: len(part[2]))
+        words, counts, lengths = _collect(parts, SimpleNamespace(valid=chosen), file)
+    ids = np.memmap(folder/'tokens', np.int32, 'r') if lengths.any() else ()
+    return words, Counter(dict(zip(words, counts.tolist()))), Corpus(ids, np.concatenate([[0], np.cumsum(lengths)]))
+
+# %% ../nbs/12c_ulmfit.ipynb #dc15bf8c
+def _save_as(path, corpus, which, number):
+    "Saves the texts numbered `which` of `corpus`, in this order, as the corpus `path`, with `number[i]` in the place of each number `i`."
+    offsets, file = np.concatenate([[0], np.cumsum(corpus.lengths[which])]), path.with_suffix('.npy')
+    ids = np.asarray(np.lib.format.open_memmap(file, 'w+', np.int32, (max(1, int(offsets[-1])),)))[:offsets[-1]]   # a file can't be mapped that is empty
+    for i, a, b in zip(which.tolist(), offsets.tolist(), offsets[1:].tolist()): ids[a:b] = number[corpus.array(i)]
+    Corpus(ids, offsets).save(path)
+    file.unlink()
 
 # %% ../nbs/12c_ulmfit.ipynb #475d3673
 @dataclass
 class UlmfitTexts:
-    """What the first stage makes: all texts as numbers, by the processors `tokens` and `numbers`.
+    """What the first stage makes: all texts as numbers, by the processors `tokens` and `numbers`, in the folder `path`.
 
     `ids` are the training texts: `n_labelled` with the labels `y`, then those without. `valid` and `y_valid` are for validation, and `names` says where these are from. `vocab` are the categories."""
+    path: Path
     ids: Corpus
     n_labelled: int
     y: list
@@ -253,47 +320,65 @@ class UlmfitTexts:
     numbers: NumericalizeProcessor
     @property
     def multi(self) -> bool: return isinstance(self.y[0], list)
-
-# %% ../nbs/12c_ulmfit.ipynb #2b055049
-def read_texts(args) -> UlmfitTexts:
-    "All texts of `args.data` (default: IMDb) as numbers. A mistake in the data is an error that names what is wrong."
-    source = text_source(args)
-    train, valid, more = _split(source, args.valid, args.seed)
-    vocab, y = _targets(source, train, valid)
-    print(f'texts: {len(train):,} to train with, {len(valid):,} to validate with, {len(more):,} without a label; {len(vocab)} categories', flush=True)
-    tok, num = _tokenizer(args, source, train), NumericalizeProcessor(max_vocab=args.max_vocab, min_freq=args.min_freq)
-    tokens = _tokens(tok, source)
-    ids = num(tokens[np.concatenate([train, more])])
-    if len(num.vocab) <= len(default_spec_tok) + 1:
-        raise UserError(f'no word comes at least {args.min_freq} times in the training texts; is there any text in them?')
-    valid_ids = num(tokens[valid])
-    for what, part in (('to train with', ids), ('to validate with', valid_ids)):
-        if args.lm_epochs and part.n_tokens <= args.bptt: raise UserError(f'the texts {what} have {part.n_tokens} tokens, too few for a language model with --bptt {args.bptt}: a smaller one, or more texts, or --lm-epochs 0')
-    y_train, y_valid = ([y[i] for i in part] for part in (train, valid))
-    return UlmfitTexts(ids, len(train), y_train, valid_ids, y_valid, [source.names[i] for i in valid], vocab, tok, num)
+    def written(self, which) -> dict[int, str]:
+        "The validation texts of the numbers `which`, as they were written."
+        with open(self.path/'valid.jsonl', encoding='utf-8', newline='\n') as f: return {i: json.loads(line) for i, line in enumerate(f) if i in which}
 
 # %% ../nbs/12c_ulmfit.ipynb #42405527
-def _read_json(path): return json.loads(Path(path).read_text(encoding='utf-8'))
+def _finite(o):
+    "`o` with None for each number in it that is NaN or infinite: JSON has neither."
+    if isinstance(o, dict): return {k: _finite(v) for k, v in o.items()}
+    if isinstance(o, (list, tuple)): return [_finite(v) for v in o]
+    return None if isinstance(o, float) and not math.isfinite(o) else o
 
-def _write_json(path, o): write_atomic(path, json.dumps(o, ensure_ascii=False))
+def _read_json(path):
+    try: return json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError) as e: raise DataError(f'{path} is missing or damaged ({e})') from e
+
+def _write_json(path, o, **kw): write_atomic(path, json.dumps(_finite(o), ensure_ascii=False, allow_nan=False, **kw))
 
 _kept = 'n_labelled', 'y', 'y_valid', 'names', 'vocab'
 
 # %% ../nbs/12c_ulmfit.ipynb #8c604b52
-def save_texts(t: UlmfitTexts, path: str | Path):
-    "Write `t` to the folder `path`, for `load_texts`."
-    with new_folder(path, dict(source='exp ulmfit texts 1')) as folder:
-        t.ids.save(folder/'train')
-        t.valid.save(folder/'valid')
-        _write_json(folder/'texts.json', {k: getattr(t, k) for k in _kept} | dict(words=t.numbers.vocab, tokens=t.tokens.settings()))
-
 def load_texts(path: str | Path) -> UlmfitTexts:
-    "What `save_texts` has written; numbers are read from the files when they are used."
-    path = Path(path)
-    try: o = _read_json(path/'texts.json')
-    except (OSError, ValueError) as e: raise DataError(f'{path} is damaged ({e}): remove it, and it is made again') from e
-    return UlmfitTexts(ids=Corpus.load(path/'train'), valid=Corpus.load(path/'valid'), tokens=TokenizeProcessor.from_settings(o['tokens']),
-                       numbers=NumericalizeProcessor(vocab=o['words']), **{k: o[k] for k in _kept})
+    "What `read_texts` has written to the folder `path`; numbers are read from the files when they are used. A `DataError` says what is missing or damaged."
+    path, file = Path(path), Path(path)/'texts.json'
+    def damaged(why): return DataError(f'{path} is damaged ({why}): remove this folder, and --resume makes it again')
+    try:
+        o = _read_json(file)
+        t = UlmfitTexts(path, ids=Corpus.load(path/'train'), valid=Corpus.load(path/'valid'), tokens=TokenizeProcessor.from_settings(o['tokens']),
+                        numbers=NumericalizeProcessor(vocab=o['words']), **{k: o[k] for k in _kept})
+        if (path/'valid.jsonl').stat().st_size != o['written']: raise DataError(f'{path/"valid.jsonl"} is cut off')
+        if len(t.y) == t.n_labelled <= len(t.ids) and len(t.y_valid) == len(t.names) == len(t.valid): return t
+    except (DataError, OSError) as e: raise damaged(e) from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e: raise damaged(f'{file}: {type(e).__name__}, {e}') from e
+    raise damaged("its files don't belong together")
+
+# %% ../nbs/12c_ulmfit.ipynb #706c3e6d
+def _check_enough(args, vocab, n_train, n_valid):
+    if len(vocab) <= len(default_spec_tok) + 1:
+        raise UserError(f'no word comes at least {args.min_freq} times in the training texts; is there any text in them?')
+    for what, n in (('to train with', n_train), ('to validate with', n_valid)):
+        if args.lm_epochs and n <= args.bptt:
+            raise UserError(f'the texts {what} have {n} tokens, too few for a language model with --bptt {args.bptt}: a smaller one, or more texts, or --lm-epochs 0')
+
+def read_texts(args, path: str | Path) -> UlmfitTexts:
+    "Writes all texts of `args.data` (default: IMDb) as numbers to the folder `path`, all or nothing, and loads that. A mistake in the data is an error that names what is wrong."
+    source = text_source(args)
+    train, valid, more = _split(source, args.valid, args.seed)
+    vocab, y = _targets(source, train, valid)
+    print(f'texts: {len(train):,} to train with, {len(valid):,} to validate with, {len(more):,} without a label; {len(vocab)} categories', flush=True)
+    tok, num, others = _tokenizer(args, source, train), NumericalizeProcessor(max_vocab=args.max_vocab, min_freq=args.min_freq), np.concatenate([train, more])
+    with new_folder(path, dict(source='exp ulmfit texts 2')) as folder:
+        words, counts, corpus = _tokens(tok, source, valid, folder)
+        num.vocab = num.make_vocab(counts)
+        _check_enough(args, num.vocab, *(corpus.lengths[part].sum() for part in (others, valid)))
+        number = np.array(num.numericalize(words), np.int32)
+        for name, part in dict(train=others, valid=valid).items(): _save_as(folder/name, corpus, part, number)
+        (folder/'tokens').unlink()
+        _write_json(folder/'texts.json', dict(n_labelled=len(train), y=[y[i] for i in train], y_valid=[y[i] for i in valid], names=[source.names[i] for i in valid], vocab=vocab,
+                                              words=num.vocab, tokens=tok.settings(), written=(folder/'valid.jsonl').stat().st_size))
+    return load_texts(path)
 
 # %% ../nbs/12c_ulmfit.ipynb #b3204d9b
 def _thinned(losses, n=400):
@@ -305,33 +390,57 @@ def _record(learn):
     losses = learn.recorder.loss_values()
     return dict(batches=len(losses), losses=_thinned(losses), history=learn.avg_stats.history)
 
-def _joined_record(folder):
-    "What `train_in_stages` has taken down in `folder`, as if it were one training."
-    parts = [_read_json(p) for p in sorted(folder.glob('stage_*.json'), key=lambda p: int(p.stem[6:]))]
+def _joined_record(parts):
+    "The records of all stages as if they were one training."
     return dict(batches=sum(p['batches'] for p in parts), losses=[l for p in parts for l in p['losses']], history=[h for p in parts for h in p['history']])
 
+# %% ../nbs/12c_ulmfit.ipynb #aa45ca32
+def _readable(read, *args):
+    "What `read(*args)` gives; None if the file is missing, damaged, or something else."
+    try: return read(*args)
+    except Exception: return None   # a damaged file may raise anything
+
+def _record_at(path, *more):
+    "The record of a training in the file `path`, with `more` in it; None if there is none that can be read."
+    o = _readable(_read_json, path)
+    return o if isinstance(o, dict) and {'batches', 'losses', 'history', *more} <= o.keys() else None
+
+def _stages_done(folder, n):
+    "How many of `n` stages are done in `folder`: those with records, but none if the weights are lost that the last of these has left."
+    done = next((i for i in range(n) if _record_at(folder/f'stage_{i + 1}.json') is None), n)
+    return done if done and newest_checkpoint(folder/f'stage_{done}') else 0
+
+# %% ../nbs/12c_ulmfit.ipynb #7b57ac6e
+def _not_finite(learn, guard) -> str | None:
+    "Where the learner's last fit, which had `guard` among its callbacks, first had a loss that is NaN or infinite; None if nowhere."
+    if guard.stopped_at: return 'epoch {}, batch {}'.format(*guard.stopped_at)
+    return next((f'the validation of epoch {row["epoch"]}' for row in learn.avg_stats.history if not math.isfinite(row.get('valid_loss', 0))), None)
+
 # %% ../nbs/12c_ulmfit.ipynb #7cc6b871
-def train_in_stages(make: Callable[[], Learner], stages: list[Stage], folder: str | Path, seed: int) -> tuple[Learner, dict]:
+def train_in_stages(make: Callable[[], Learner], stages: list[Stage], folder: str | Path, seed: int, name: str = 'training', rate: str = 'rate') -> tuple[Learner, dict]:
     """The learner that `make()` gives, trained by `stages`, and a record of it: `losses` and `history` of all stages together. What of them is done in `folder` already isn't done again.
 
-    `make` is called for each stage, after a seed of its own; the learner needs a `Recorder` and an `AvgStatsCallback`. Without stages, it is as it was made."""
+    `make` is called for each stage, after a seed of its own; the learner needs a `Recorder` and an `AvgStatsCallback`. Without stages, it is as it was made.
+    A loss that isn't finite ends it by a `UserError`, which says where it was in the training called `name`, and that `rate` should be smaller."""
     folder, learn = Path(folder), None
-    for i, stage in enumerate(stages, 1):
-        if (record := folder/f'stage_{i}.json').exists(): continue
+    records = [folder/f'stage_{i}.json' for i in range(1, len(stages) + 1)]
+    for i, stage in list(enumerate(stages, 1))[_stages_done(folder, len(stages)):]:
         set_seed(seed + i)
         learn = make()
         if i > 1: learn.load(newest_checkpoint(folder/f'stage_{i - 1}'), only_model=True)
         n = len(learn.splitter(learn.model))
         print(f'stage {i} of {len(stages)}: {n - stage.freeze_to % n} of {n} groups of layers, rates up to {stage.lrs[-1]:.2g}', flush=True)
         set_seed(seed + i)   # what was made before a stage begins, and how, doesn't matter
-        fit_stage(learn, stage, [SaveCheckpoint(folder/f'stage_{i}', keep=1)], resume=True)
-        _write_json(record, _record(learn))
+        fit_stage(learn, stage, [SaveCheckpoint(folder/f'stage_{i}', keep=1), guard := TerminateOnNaN()], resume=True)
+        if where := _not_finite(learn, guard):
+            raise UserError(f'the loss of the {name} became NaN or infinite in stage {i}, {where}: start again in a new folder, with a smaller {rate}')
+        _write_json(records[i - 1], _record(learn))
         shutil.rmtree(folder/f'stage_{i - 1}', ignore_errors=True)
     if learn is None:
         set_seed(seed)
         learn = make()
         if stages: learn.load(newest_checkpoint(folder/f'stage_{len(stages)}'), only_model=True)
-    return learn, _joined_record(folder)
+    return learn, _joined_record([_read_json(o) for o in records])
 
 # %% ../nbs/12c_ulmfit.ipynb #31c52b9a
 def _part(corpus, most, seed):
@@ -353,17 +462,43 @@ def ulmfit_clas_data(t: UlmfitTexts, args, backwards: bool) -> TextDataBunch:
     return clas_databunchify(SplitData(part(t.ids[:t.n_labelled], t.y), part(t.valid, t.y_valid)), args.bs, backwards=backwards)
 
 # %% ../nbs/12c_ulmfit.ipynb #a40b8551
+def _direction(backwards): return 'backward' if backwards else 'forward'
+
 def _directions(args) -> dict[str, bool]:
     "The directions to read in, by name: backwards or not."
-    return {'forward': False, 'backward': True} if args.ensemble else {'backward': True} if args.backward else {'forward': False}
+    return {_direction(b): b for b in ([False, True] if args.ensemble else [args.backward])}
 
-def _pretrained(args) -> dict[bool, str]:
-    "The pretrained models, by whether they read backwards. A `UserError` if they are not as many, or not in the directions, as are asked for."
-    found = {load_lm(file, cuda=False, progress=False).backwards: file for file in args.pretrained}
-    if args.pretrained and (set(found) != set(_directions(args).values()) or len(found) != len(args.pretrained)):
-        given = ' and '.join('backward' if b else 'forward' for b in found)
+def _lm_files(args) -> list[tuple[Path, str]]:
+    "The files that `--pretrained` means, each with how it could be made: a name, which is no path, means one in the cache for each direction."
+    files = []
+    for o in args.pretrained:
+        if Path(o).exists() or Path(o).name != o or Path(o).suffix in ('.pt', '.pth'): files.append((Path(o), ''))
+        else:
+            for b in _directions(args).values():
+                file = pretrained_path(o, b)
+                files.append((file, f'; pretrain_lm(untar_data({o!r}), {str(file)!r}{", backwards=True"*b}) of exp.nb_12b makes it'))
+    return files
+
+# %% ../nbs/12c_ulmfit.ipynb #8b81b40f
+def _pretrained(args, needed) -> dict[bool, Path]:
+    "The pretrained models, by whether they read backwards. A `UserError` if one is missing that is `needed`, or they are not as many, or not in the directions, as are asked for."
+    if not args.pretrained or not needed: return {}
+    files = _lm_files(args)
+    there, gone = [f for f, _ in files if f.exists()], [f'{f}{how}' for f, how in files if not f.exists()]
+    found = {load_lm(file, cuda=False, progress=False).backwards: file for file in there}
+    if gone and not {*needed} <= found.keys(): raise UserError(f'--pretrained: there is no file {gone[0]}')
+    if not {*needed} <= found.keys() <= {*_directions(args).values()} or len(found) != len(there):
+        given = ' and '.join(map(_direction, found))
         raise UserError(f'--pretrained takes a model for each direction that is read in, here {" and ".join(_directions(args))}; given: {given}')
     return found
+
+# %% ../nbs/12c_ulmfit.ipynb #a33d158b
+def _kept_lm(folder) -> Path | None:
+    "The encoder's file of the language model that is done in `folder`; None if that is not done, or can't be read."
+    lm, encoder = folder/'lm.pth', folder/'encoder.pth'
+    if _record_at(folder/'lm.json', 'known') is None or _readable(lm_parts, lm) is None: return None
+    if _readable(encoder_parts, encoder) is None: save_encoder(load_lm(lm, cuda=False, progress=False), encoder)
+    return encoder
 
 # %% ../nbs/12c_ulmfit.ipynb #8bd6b951
 def _xtra(args): return [Recorder, *[AmpCallback]*args.amp]
@@ -375,45 +510,55 @@ def _lm_stages(args, n_groups):
 
 def train_lm(t: UlmfitTexts, args, folder: str | Path, backwards: bool) -> Path | None:
     "The language model of the texts, trained as `args` say in `folder`; returns its encoder's file. None, if there is to be no language model."
-    folder, pretrained = Path(folder), _pretrained(args).get(backwards)
-    if (done := folder/'encoder.pth').exists(): return done
+    folder = Path(folder)
+    if done := _kept_lm(folder): return done
+    pretrained = _pretrained(args, [backwards]).get(backwards)
     if not pretrained and not args.lm_epochs: return None
+    (record_file := folder/'lm.json').unlink(missing_ok=True)
     data, kw = ulmfit_lm_data(t, args, backwards), dict(drop_mult=args.lm_drop, lr=args.lm_lr, n_sampled=args.sampled, xtra_cb=_xtra(args))
     def make():
         if pretrained: return finetune_learner(data, pretrained, **kw)
         return lm_learner(data, args.emb_sz, args.n_hid, args.n_layers, splitter=lm_splitter, **kw)
     n = lm_parts(pretrained).sizes['n_layers'] if pretrained else args.n_layers
-    learn, record = train_in_stages(make, _lm_stages(args, n + 1), folder/'lm', args.seed)
+    learn, record = train_in_stages(make, _lm_stages(args, n + 1), folder/'lm', args.seed, f'{_direction(backwards)} language model', '--lm-lr')
     known = {*lm_parts(pretrained).vocab} if pretrained else ()
-    _write_json(folder/'lm.json', record | dict(known=sum(w in known for w in t.numbers.vocab), words=len(t.numbers.vocab)))
     learn.save_lm(folder/'lm.pth')
-    save_encoder(learn, done)
+    save_encoder(learn, folder/'encoder.pth')
+    _write_json(record_file, record | dict(known=sum(w in known for w in t.numbers.vocab), words=len(t.numbers.vocab)))   # last: it says that all is there
     shutil.rmtree(folder/'lm', ignore_errors=True)
-    return done
+    return folder/'encoder.pth'
 
 # %% ../nbs/12c_ulmfit.ipynb #597988a9
+def _kept_classifier(t, record, model):
+    "The learner that was exported as the file `model`; None if there is none that can be read, with its `record`, or it is of other texts."
+    learn = _readable(load_learner, model) if _record_at(record) else None
+    if learn is not None and (learn.recipe.numbers.vocab, learn.recipe.labels) == (t.numbers.vocab, list(map(str, t.vocab))): return learn
+
+def _trained_classifier(t, args, folder, backwards, model, encoder):
+    if (learn := _kept_classifier(t, done := folder/'classifier.json', model)) is not None: return learn
+    for old in (done, folder/'answers.pt'): old.unlink(missing_ok=True)
+    data, sizes = ulmfit_clas_data(t, args, backwards), (args.emb_sz, args.n_hid, args.n_layers)
+    def make(): return text_classifier_learner(data, *sizes, encoder, args.drop, args.bptt, args.max_len, lr=args.lr, xtra_cb=_xtra(args))
+    n = (encoder_parts(encoder)[2]['n_layers'] if encoder else args.n_layers) + 2
+    learn, record = train_in_stages(make, gradual_stages(n, args.lr, args.epochs, not args.no_gradual), folder/'classifier', args.seed + 1000,
+                                    f'{_direction(backwards)} classifier', '--lr')
+    learn.export(model)
+    _write_json(done, record)
+    shutil.rmtree(folder/'classifier', ignore_errors=True)
+    return learn
+
+# %% ../nbs/12c_ulmfit.ipynb #97fb0e4f
 def _answers(learn, corpus, n=1000):
     "The probabilities for all texts of `corpus`."
-    progress, parts = _Progress('asking, text', len(corpus)), []
-    for i in range(0, len(corpus), n):
-        parts.append(learn.probs(corpus[i:i + n].backwards() if learn.recipe.backwards else corpus[i:i + n]))
-        progress.add(len(parts[-1]))
-    progress.end()
-    return torch.cat(parts)
+    parts = (corpus[i:i + n].backwards() if learn.recipe.backwards else corpus[i:i + n] for i in range(0, len(corpus), n))
+    return torch.cat([*_Progress('asking, text', len(corpus)).over(map(learn.probs, parts), len)])
 
 def train_classifier(t: UlmfitTexts, args, folder: str | Path, backwards: bool, model: str | Path, encoder: str | Path | None) -> Tensor:
     "The classifier, trained as `args` say in `folder` from `encoder`'s file, and exported as the file `model`. Returns its probabilities for the validation texts."
-    folder, sizes = Path(folder), (args.emb_sz, args.n_hid, args.n_layers)
-    if not (done := folder/'classifier.json').exists():
-        data = ulmfit_clas_data(t, args, backwards)
-        def make(): return text_classifier_learner(data, *sizes, encoder, args.drop, args.bptt, args.max_len, lr=args.lr, xtra_cb=_xtra(args))
-        n = (encoder_parts(encoder)[2]['n_layers'] if encoder else args.n_layers) + 2
-        learn, record = train_in_stages(make, gradual_stages(n, args.lr, args.epochs, not args.no_gradual), folder/'classifier', args.seed + 1000)
-        learn.export(model)
-        save_safely(_answers(learn, t.valid), folder/'answers.pt')
-        _write_json(done, record)
-        shutil.rmtree(folder/'classifier', ignore_errors=True)
-    return torch.load(folder/'answers.pt', weights_only=True)
+    learn, file = _trained_classifier(t, args, Path(folder), backwards, model, encoder), Path(folder)/'answers.pt'
+    answers = _readable(partial(torch.load, weights_only=True), file)
+    if getattr(answers, 'shape', None) != (len(t.valid), len(t.vocab)): save_safely(answers := _answers(learn, t.valid), file)
+    return answers
 
 # %% ../nbs/12c_ulmfit.ipynb #5a3de008
 def _rows(table: pd.DataFrame) -> list[dict]:
@@ -543,19 +688,6 @@ def _sizes_of(t, args):
 
 def _cut(text, width=1500): return text if len(text) <= width else f'{text[:width//2]} … {text[-width//2:]}'
 
-# %% ../nbs/12c_ulmfit.ipynb #312d0265
-def _written(t, args, which):
-    "The validation texts of these numbers as they were written, where that can still be read; else as the model reads them."
-    found, places = {i: show_text(t.valid[i], t.numbers.vocab) for i in which}, {t.names[i]: i for i in which}
-    try:
-        source = text_source(args)
-        for name, o in zip(source.names, source.texts()):
-            if (i := places.get(name)) is None: continue
-            text = read_file(o) if isinstance(o, Path) else o
-            if t.numbers(t.tokens([text]))[0].equal(t.valid[i]): found[i] = text   # else the data has changed since
-    except (UserError, OSError, ValueError): pass
-    return found
-
 # %% ../nbs/12c_ulmfit.ipynb #9c99ca42
 def write_report(t: UlmfitTexts, args, answers: dict[str, Tensor], models: list[Path]) -> dict:
     """Write `report.json` and `report.html` into the folder `args.out`; returns what is in the first.
@@ -564,7 +696,7 @@ def write_report(t: UlmfitTexts, args, answers: dict[str, Tensor], models: list[
     out, records, targets = Path(args.out), _records(args), torch.tensor(t.y_valid)
     history = {title: o['history'] for title, o in records.items()}
     r = summarize(torch.stack([*answers.values()]).mean(0), targets, t.vocab)
-    written = _written(t, args, [o['number'] for o in r['worst']])
+    written = t.written({o['number'] for o in r['worst']})
     r['worst'] = [o | dict(where=t.names[o['number']], text=_cut(written[o['number']])) for o in r['worst']]
     r |= dict(categories=list(map(str, t.vocab)), data=_sizes_of(t, args), models=[str(o) for o in models],
               accuracies={d: summarize(a, targets, t.vocab)['accuracy'] for d, a in answers.items()},
@@ -574,8 +706,8 @@ def write_report(t: UlmfitTexts, args, answers: dict[str, Tensor], models: list[
     fig.savefig(file, format='png', dpi=110)
     plt.close(fig)
     write_atomic(out/'report.html', report_page(r, file.getvalue()))
-    write_atomic(out/'report.json', json.dumps(r, indent=1, ensure_ascii=False))
-    return r
+    _write_json(out/'report.json', r, indent=1)
+    return _finite(r)
 
 # %% ../nbs/12c_ulmfit.ipynb #0da8735e
 _may_change = 'resume', 'out', 'workers'   # between a run and its resumption
@@ -593,35 +725,40 @@ def _settings(args, out) -> str | None:
 
 @contextmanager
 def _alone(out):
-    "In this block, no other process works in the folder `out`, which is made if need be."
+    "In this block, no other process works in the folder `out`, which is made if need be, and goes again if nothing comes into it."
     from filelock import FileLock, Timeout
+    made = [o for o in (out, *out.parents) if not o.exists()]
     out.mkdir(parents=True, exist_ok=True)
     try: lock = FileLock(out/'.lock').acquire(timeout=0)
     except Timeout: raise UserError(f'--out {out} is in use by another process') from None
-    with lock: yield
+    with lock:
+        try: yield
+        finally:
+            with contextlib.suppress(OSError):   # a folder that isn't empty stays
+                if os.listdir(out) == ['.lock']: (out/'.lock').unlink()
+                for o in made: o.rmdir()
 
 # %% ../nbs/12c_ulmfit.ipynb #7373ff47
 def _first_stage(args, out, settings):
-    "The texts, from the folder `texts` if they are there."
+    "The texts, from the folder `texts` if they are there; for a new run, its `settings` are written."
     if (out/'texts'/'texts.json').exists(): return load_texts(out/'texts')
-    t = read_texts(args)
-    with _alone(out):
-        if settings:
-            if (out/'settings.json').exists(): raise UserError(f'--out {out}: another run has just begun there')
-            write_atomic(out/'settings.json', settings)
-        save_texts(t, out/'texts')
-    return load_texts(out/'texts')
+    if settings and (out/'settings.json').exists(): raise UserError(f'--out {out}: another run has just begun there')
+    if settings: write_atomic(out/'settings.json', settings)
+    try: return read_texts(args, out/'texts')
+    except BaseException:
+        if settings: (out/'settings.json').unlink()
+        raise
 
 # %% ../nbs/12c_ulmfit.ipynb #4457c64a
 def run_ulmfit(args) -> dict:
     "All that the command does, for parsed `args`; returns what is in `report.json`."
     out = Path(args.out)
     settings, answers, models = _settings(args, out), {}, []
-    _pretrained(args)
-    t = _first_stage(args, out, settings)
-    if default_device().type == 'cpu' and args.n_hid > 500 and not args.pretrained:
-        print('no accelerator here: --emb-sz 200 --n-hid 400 --n-layers 2 --sampled 1000 would be many times faster', flush=True)
     with _alone(out):
+        _pretrained(args, [b for d, b in _directions(args).items() if _kept_lm(out/d) is None])   # what is missing shows at once
+        t = _first_stage(args, out, settings)
+        if default_device().type == 'cpu' and args.n_hid > 500 and not args.pretrained:
+            print('no accelerator here: --emb-sz 200 --n-hid 400 --n-layers 2 --sampled 1000 would be many times faster', flush=True)
         for direction, backwards in _directions(args).items():
             (folder := out/direction).mkdir(exist_ok=True)
             print(f'{direction} language model', flush=True)

@@ -247,6 +247,13 @@ def test_finetune_learner_goes_on_from_a_file(tmp_path):
     assert len(again.splitter(again.model)) == 3
 
 
+def test_a_model_of_other_texts_is_warned_of(tmp_path, monkeypatch):
+    learn = lm_learner()
+    state, vocab, sizes = nb.lm_parts(learn.save_lm(tmp_path/'lm.pt'))
+    monkeypatch.setattr(nb, 'lm_parts', lambda path: (state, [*vocab[:2], *(f'▁{i}' for i in range(len(vocab) - 2))], sizes))
+    with pytest.warns(UserWarning, match='lm.pt knows only .* same tokenizer'): nb.finetune_learner(learn.data, tmp_path/'lm.pt', progress=False)
+
+
 def test_an_encoder_of_other_words_is_refused(tmp_path):
     learn = lm_learner()
     state, vocab, sizes, _ = nb.encoder_parts(nb.save_encoder(learn, tmp_path/'e.pt'))
@@ -261,6 +268,15 @@ def test_a_broken_encoder_is_refused_by_name(tmp_path, content):
     if content is None: file.write_bytes(nb.save_encoder(lm_learner(), tmp_path/'e.pt').read_bytes()[:700])
     else: file.write_bytes(content)
     with pytest.raises(ValueError, match='broken.pt'): nb.encoder_parts(file)
+
+
+@pytest.mark.parametrize('part', ['vocab', 'sizes', 'state', 'backwards'])
+def test_an_encoder_that_lacks_a_part_is_refused_by_name(tmp_path, part):
+    file = nb.save_encoder(lm_learner(), tmp_path/'broken.pt')
+    saved = torch.load(file, weights_only=True)
+    del saved[part]
+    torch.save(saved, file)
+    with pytest.raises(ValueError, match='broken.pt: its description is damaged'): nb.encoder_parts(file)
 
 
 # ---- groups, stages, fits
@@ -367,6 +383,25 @@ def test_a_backward_learner_reads_texts_from_their_end():
     torch.testing.assert_close(both.predict_probs(TEXTS), (fwd.predict_probs(TEXTS) + bwd.predict_probs(TEXTS))/2)
     torch.testing.assert_close(both.probs(ids), both.predict_probs(TEXTS))
     assert sum(bwd.interpret().targets == 1) == sum(both.interpret().targets == 1)
+    assert both.show_results(3).true.tolist() == fwd.show_results(3).true.tolist()
+
+
+@pytest.mark.parametrize('multi', [False, True])
+def test_an_ensembles_scores_are_those_of_the_mean_probabilities(multi):
+    torch.manual_seed(3)
+    a, b = text_learner(), text_learner()
+    for o in (a, b): o.recipe = nb.dataclasses.replace(o.recipe, multi=multi)
+    both, ids = nb.TextEnsemble([a, b]), a.recipe.ids(TEXTS)
+    torch.testing.assert_close(both.probs(ids), (a.probs(ids) + b.probs(ids))/2)
+    b.model[1].layers[-1].bias.data += torch.tensor([200., -200.])   # surer than a float can say
+    assert both.scores(ids).isfinite().all()
+
+
+def test_an_ensemble_explains():
+    both = nb.TextEnsemble([text_learner(), text_learner()])
+    e = both.explain('good film bad plot', 'pos')
+    def odds(t): return math.log((p := both.predict(t).probs[1].item())/(1 - p))
+    assert e.words == ['good', 'film', 'bad', 'plot'] and math.isclose(e.effects[2], odds('good film bad plot') - odds('good film plot'), abs_tol=1e-4)
 
 
 def test_an_ensemble_needs_learners_of_the_same_labels():
@@ -492,6 +527,15 @@ def test_a_tokenizer_of_ones_own_is_not_exported(tmp_path):
     learn = text_learner()
     learn.recipe = nb.dataclasses.replace(learn.recipe, tokens=TokenizeProcessor(tokenizer=str.split))
     with pytest.raises(ValueError, match='of your own'): learn.export(tmp_path/'m.pt')
+
+
+def test_a_rule_of_ones_own_is_exported_by_name(tmp_path):
+    def louder(t): return t.upper()
+    learn = text_learner()
+    learn.recipe = nb.dataclasses.replace(learn.recipe, tokens=TokenizeProcessor(pre_rules=[louder], max_workers=1))
+    file = learn.export(tmp_path/'m.pt', known=[louder])
+    assert torch.equal(nb.load_learner(file, known=[louder]).predict_probs(TEXTS), learn.predict_probs(TEXTS))
+    with pytest.raises(ValueError, match='m.pt.*known=.louder.'): nb.load_learner(file)
 
 
 def test_data_that_does_not_know_its_processors_is_refused():
