@@ -167,9 +167,13 @@ class TrainLoop(CallbackHost):
             self.opt.step();                                self('after_step')
             self.opt.zero_grad()
         self('after_batch')
+    def n_batches(self, dl) -> int:
+        "How many batches `dl` has. A `TypeError` if it doesn't say."
+        try: return len(dl)
+        except TypeError: raise TypeError(f"the {'training' if self.in_train else 'validation'} loader is a {type(dl).__name__}, which has no length; give a DataLoader over a dataset that has one, or a list of batches") from None
     def all_batches(self, dl):
         "Every batch of `dl`; `iters` is how many there are. Raises a `ValueError` if there is none."
-        self.iters, n = len(dl), 0
+        self.iters, n = self.n_batches(dl), 0
         for n, (xb, yb) in enumerate(dl, 1): self.one_batch(xb, yb)
         if n == 0: raise ValueError(f"the {'training' if self.in_train else 'validation'} loader gave no batch in epoch {self.epoch}: is its dataset empty, or smaller than a batch with drop_last=True?")
     def one_pass(self, event, dl):

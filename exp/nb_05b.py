@@ -14,7 +14,7 @@ class CancelStepException(CancelException):
     "Skip the optimizer's step; the gradients are dropped. To be raised in `after_backward`."
 
 class CancelBatchException(CancelException):
-    "Leave this batch at once, and go on with the next. Gradients that are there already stay, and the next batch's are added to them."
+    "Leave this batch at once, and go on with the next. Gradients that no step has used yet stay, and the next batch's are added to them."
 
 class CancelEpochException(CancelException):
     "Leave this pass over the batches: from training, go on to validation, without the gradients that are there; from validation, to the end of the epoch."
@@ -38,9 +38,10 @@ class Runner(Runner):
                 try:
                     self('after_backward')
                     self.opt.step()
-                except CancelStepException: self('after_cancel_step')
-                else: self('after_step')
-                self.opt.zero_grad()
+                except CancelStepException: done = 'after_cancel_step'
+                else: done = 'after_step'
+                try: self(done)
+                finally: self.opt.zero_grad()   # used, or refused: in no case are they the next batch's
         except CancelBatchException: self('after_cancel_batch')
         self('after_batch')
 
@@ -65,13 +66,16 @@ class Runner(Runner):
         except CancelException as e: raise _misplaced(e) from e
 
 # %% ../nbs/05b_early_stopping.ipynb #8c471b7b
-def _random_state(): return random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+def _random_state():
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None, torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), *devices
 
 def _set_random_state(state):
     random.setstate(state[0])
     np.random.set_state(state[1])
     torch.set_rng_state(state[2])
     if state[3] is not None: torch.cuda.set_rng_state_all(state[3])
+    if state[4] is not None: torch.mps.set_rng_state(state[4])
 
 # %% ../nbs/05b_early_stopping.ipynb #e9ac4863
 def _optimizer_state(opt) -> Callable[[], None]:
@@ -114,6 +118,7 @@ class _Sweep(Callback):
         self.setters = [hyper_setter(g, 'lr') for g in hyper_groups(self.run.opt)]
         self.lrs, self.losses, self.average, self.best = [], [], None, math.inf
     def begin_batch(self):
+        if not self.run.in_train: return
         self.lr = self.sched(len(self.lrs)/(self.max_iter - 1))
         for put in self.setters: put(self.lr)
     def after_loss(self):
@@ -132,13 +137,23 @@ class _Sweep(Callback):
     def after_fit(self): self.setters = ()   # they hold the model
 
 # %% ../nbs/05b_early_stopping.ipynb #c1b218bb
+def loader_generators(dl) -> dict[str, torch.Generator]:
+    "The generators of random numbers that the loader `dl`, its samplers and theirs have for themselves, by where they are; each once."
+    found, todo = {}, [('', dl)]
+    while todo:
+        where, o = todo.pop(0)
+        g = getattr(o, 'generator', None)
+        if isinstance(g, torch.Generator) and not any(g is other for other in found.values()): found[where or 'loader'] = g
+        todo += [(f'{where}.{part}'.lstrip('.'), getattr(o, part)) for part in ('sampler', 'batch_sampler') if getattr(o, part, None) is not None]
+    return found
+
 def _keep_generators(dl) -> Callable[[], None]:
-    "Keeps the states of the loader's own generators of random numbers; returns a function that puts them back."
-    own = {g for o in (dl, getattr(dl, 'sampler', None)) if isinstance(g := getattr(o, 'generator', None), torch.Generator)}
-    kept = [(g, g.get_state()) for g in own]
+    "Keeps the states of the loader's own generators; returns a function that puts them back."
+    kept = [(g, g.get_state()) for g in loader_generators(dl).values()]
     def restore():
         for g, state in kept: g.set_state(state)
     return restore
+
 
 class LR_Find(_Sweep):
     """Raises the rate of all groups exponentially from `min_lr` to `max_lr` in `max_iter` training batches and takes down `lrs` and `losses`; stops early when the loss exceeds ten times its best, or isn't finite.

@@ -47,15 +47,16 @@ def to_device(o, device):
 
 # %% ../nbs/06_cuda_cnn_hooks_init.ipynb #6094af40
 class CudaCallback(Callback):
-    """Trains on `device`: moves the model there when a fit begins, and each batch. On a CPU it moves nothing.
+    """Trains on `device`: moves the model there when a fit begins (and the loss, if that is a module: weights of classes are a buffer), and each batch. On a CPU it moves nothing.
 
-    The default is `default_device()`, asked when the fit begins. The optimizer may have been made before; the model stays there after the fit. A `RuntimeError` on devices where moving makes new
+    The default is `default_device()`, asked when the fit begins. The optimizer may have been made before; model and loss stay there after the fit. A `RuntimeError` on devices where moving makes new
     parameters (XLA, meta), which the optimizer would know nothing of: move the model yourself there, and then make the optimizer."""
     _order = -5   # before those that read the optimizer: loading its state replaces the groups that they would hold
     def __init__(self, device: str | torch.device | None = None): self.device = device
     def begin_fit(self):
         self.target, before = torch.device(self.device or default_device()), list(self.model.parameters())
         self.model.to(self.target)
+        if isinstance(self.loss_func, nn.Module): self.loss_func.to(self.target)
         if any(p is not q for p, q in zip(before, self.model.parameters())):
             raise RuntimeError(f'moving the model to {self.target} made new parameters, and the optimizer has the old ones: move the model first, then make the optimizer')
         if getattr(self.opt, 'state', None): self.opt.load_state_dict(self.opt.state_dict())
@@ -69,13 +70,14 @@ class BatchTransformXCallback(Callback):
     def begin_batch(self): self.run.xb = self.tfm(self.run.xb)
 
 # %% ../nbs/06_cuda_cnn_hooks_init.ipynb #01cf7464
-def view_tfm(*size: int) -> Callable:
+def _view_as(size: tuple[int, ...], x: Tensor) -> Tensor:
+    has = math.prod(x.shape[1:])
+    if has != math.prod(size): raise ValueError(f"view_tfm{size} can't be had from a batch of shape {list(x.shape)}: an item has {has} numbers, not {math.prod(size)}")
+    return x.reshape(len(x), *size)
+
+def view_tfm(*size: int) -> Callable[[Tensor], Tensor]:
     "A function that gives each item of a batch the shape `size`: `view_tfm(1, 28, 28)` makes images of rows of 784. It raises a `ValueError` where the numbers don't suffice or are too many."
-    def reshape(x: Tensor) -> Tensor:
-        has = math.prod(x.shape[1:])
-        if has != math.prod(size): raise ValueError(f"view_tfm{size} can't be had from a batch of shape {list(x.shape)}: an item has {has} numbers, not {math.prod(size)}")
-        return x.reshape(len(x), *size)
-    return reshape
+    return partial(_view_as, size)
 
 # %% ../nbs/06_cuda_cnn_hooks_init.ipynb #e8d0fbc4
 def get_cnn_layers(data: DataBunch, nfs: list[int], layer: Callable, **kw) -> list[nn.Module]:

@@ -24,7 +24,8 @@ class RunningBatchNorm(nn.Module):
     """Normalises each channel of `[n, nf, ...]` with running statistics in training as in evaluation, so that batches of any size will do, one image too.
 
     A new batch of two images has the share `mom` in the statistics, one of n images that of n/2 such batches. Gradients flow through the batch's own share. All state is in buffers without a graph.
-    Before any training, evaluation takes mean 0 and variance 1. Raises a `ValueError` for inputs without `nf` channels, or with nothing in them to train on."""
+    Before any training, evaluation takes mean 0 and variance 1. Inputs of 16 bits are worked with in float32 and give outputs of their own type. Raises a `ValueError` for inputs without `nf` channels,
+    or with nothing in them to train on, and if the layer itself has been made float16, in which its count doesn't fit."""
     def __init__(self, nf: int, mom: float = .1, eps: float = 1e-5):
         super().__init__()
         if not 0 <= mom <= 1: raise ValueError(f'RunningBatchNorm: mom is the share of a new batch of two, from 0 to 1, not {mom}')
@@ -33,6 +34,8 @@ class RunningBatchNorm(nn.Module):
         for name, start in dict(count=torch.zeros(()), mean=torch.zeros(nf), dev=torch.zeros(nf)).items(): self.register_buffer(name, start)
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
+        return self._normalise(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)   # sums over a batch are too much for float16
+    def _normalise(self, x):
         stats = self.count, self.mean, self.dev
         if self.training:
             var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
@@ -45,5 +48,6 @@ class RunningBatchNorm(nn.Module):
         return torch.addcmul(adds, x - mean, scale)
     def _check(self, x):
         if x.ndim < 2 or x.shape[1] != self.nf: raise ValueError(f'RunningBatchNorm({self.nf}) takes [n, {self.nf}, ...], not {list(x.shape)}')
+        if self.count.dtype == torch.float16: raise ValueError('RunningBatchNorm: its count of numbers does not fit into float16; make this layer float32 again, by its method float()')
         if self.training and not x.numel(): raise ValueError(f'RunningBatchNorm: an empty batch, {list(x.shape)}, has no statistics to train with')
     def extra_repr(self) -> str: return f'{self.nf}, mom={self.mom}, eps={self.eps}'

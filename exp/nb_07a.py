@@ -107,11 +107,12 @@ def lsuv(model: nn.Module, xb, cond: Callable = is_lin_layer, tol: float = .02, 
     """Layer-sequential unit variance: `lsuv_module` for each layer in `model` that fits `cond`, in the order of their use on the batch `xb`.
 
     Returns a row a layer, as measured before, and at the end in one pass for all: `mean_before`, `std_before`, `mean`, `std`, and `ok`, whether the last two are within `tol` of 0 and 1. A warning names the layers that aren't, and those not used.
-    Measured in evaluation mode. Raises a `ValueError` if no layer is found. (Mishkin and Matas, 2016, All you need is a good init)"""
+    Measured in evaluation mode. Raises a `ValueError` if no layer is found, or if outputs aren't finite; then nothing is changed. (Mishkin and Matas, 2016, All you need is a good init)"""
     mods, names = find_modules(model, cond), {m: name or type(m).__name__ for name, m in model.named_modules()}
     if not mods: raise ValueError('lsuv: the model has no layer that fits cond')
     for m in mods: _adjustable(m)
     before = _measure(model, xb, mods)
+    if bad := [names[m] for m, (mean, std, _) in before.items() if not math.isfinite(mean + std)]: raise ValueError(f'lsuv: the outputs of {", ".join(bad)} are not finite; nothing was changed')
     for m in before: lsuv_module(m, xb, model, tol/4, max_iter)
     after = _measure(model, xb, list(before))
     whys = {names[m]: _why_not(m, *after[m], tol) for m in before} | {names[m]: 'is not used' for m in mods if m not in before}

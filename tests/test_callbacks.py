@@ -135,6 +135,13 @@ def test_an_epoch_without_a_batch_is_an_error_that_says_so(Runner, which):
     setattr(learn.data, which, DataLoader(learn.data.train_ds, batch_size=100, drop_last=True))
     with pytest.raises(ValueError, match={'train_dl': 'training', 'valid_dl': 'validation'}[which] + ' loader gave no batch in epoch 0'): Runner(AvgStatsCallback()).fit(1, learn)
 
+@RUNNERS
+@pytest.mark.parametrize('which, name', [('train_dl', 'training'), ('valid_dl', 'validation')])
+def test_a_loader_without_a_length_is_an_error_that_says_so(Runner, which, name):
+    learn = tiny()
+    setattr(learn.data, which, (batch for batch in learn.data.train_dl))
+    with pytest.raises(TypeError, match=f'the {name} loader is a generator, which has no length'): Runner().fit(1, learn)
+
 @settings(max_examples=40)
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8), seed=st.integers(0, 99))
 def test_averages_are_those_of_all_items(sizes, seed):

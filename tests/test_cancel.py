@@ -1,8 +1,9 @@
 "Lesson 05b's exceptions from every event, and callbacks that stop a training: finder, early stopping, NaN guard."
 import copy, math, pickle, random
 import pytest
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from exp.nb_05b import (accuracy, AvgStatsCallback, Callback, CancelBatchException, CancelEpochException, CancelException, CancelStepException, CancelTrainException, DataBunch, Dataset, EarlyStopping, F, LR_Find, LR_Finder,
-                        ParamScheduler, Recorder, Runner, SimpleNamespace, TerminateOnNaN, create_learner, get_dls, get_model, nn, np, optim, partial, plot_lrs, plt, sched_no, set_seed, snapshot, suggest_lrs, torch)
+                        ParamScheduler, Recorder, Runner, SimpleNamespace, TerminateOnNaN, create_learner, get_dls, get_model, loader_generators, nn, np, optim, partial, plot_lrs, plt, sched_no, set_seed, snapshot, suggest_lrs, torch)
 
 EVENTS = [e for e in Runner.events if 'cancel' not in e]
 IN_BATCH = 'begin_batch after_pred after_loss after_backward after_step'.split()
@@ -76,6 +77,14 @@ def test_cancelling_a_step_skips_it_and_drops_the_gradients():
     i = seen.index('after_cancel_step')
     assert seen[i - 1:i + 2] == ['after_backward', 'after_cancel_step', 'after_batch']
 
+@pytest.mark.parametrize('event', ['after_step', 'after_cancel_step'])
+def test_a_batch_cancelled_after_its_step_leaves_no_gradients(event):
+    class Clean(Callback):
+        seen = []
+        def begin_batch(self): self.seen.append(all(p.grad is None for p in self.model.parameters()))
+    quiet(Clean(), Once('after_backward', CancelStepException() if 'cancel' in event else None), Once(event, CancelBatchException())).fit(1, tiny())
+    assert len(Clean.seen) > 2 and all(Clean.seen)
+
 @pytest.mark.parametrize('error, events', [(CancelStepException, set(EVENTS) - {'after_backward', 'after_fit'}), (CancelBatchException, set(EVENTS) - {*IN_BATCH, 'after_fit'}), (CancelEpochException, {'begin_fit', 'after_epoch'})],
                          ids=['step', 'batch', 'epoch'])
 def test_cancelling_where_there_is_nothing_to_cancel_says_so(error, events):
@@ -94,6 +103,25 @@ def test_a_fault_while_cancelling(event):
     with pytest.raises(ValueError, match='in it'): run.fit(1, tiny())
     assert tracer.seen.count('after_fit') == 1 and run.learn is None
     run.fit(1, tiny())
+
+def own_generators(kind):
+    ds, g = tiny().data.train_ds, torch.Generator().manual_seed(5)
+    sampler = RandomSampler(ds, generator=g)
+    return g, {'loader': lambda: DataLoader(ds, 8, shuffle=True, generator=g), 'sampler': lambda: DataLoader(ds, 8, sampler=sampler), 'batch_sampler': lambda: DataLoader(ds, batch_sampler=BatchSampler(sampler, 8, False)),
+               'whole batches': lambda: DataLoader(ds, batch_size=None, sampler=BatchSampler(sampler, 8, False))}[kind]()
+
+@pytest.mark.parametrize('kind', ['loader', 'sampler', 'batch_sampler', 'whole batches'])
+def test_the_finder_puts_back_the_loaders_own_random_numbers(kind):
+    learn = tiny()
+    g, learn.data.train_dl = own_generators(kind)
+    assert [o is g for o in loader_generators(learn.data.train_dl).values()] == [True]
+    before = g.get_state()
+    quiet(LR_Find(8, 1e-3, .1)).fit(3, learn)
+    assert torch.equal(before, g.get_state())
+    next(iter(learn.data.train_dl))
+    assert not torch.equal(before, g.get_state())   # or the comparison says nothing
+
+def test_loaders_without_random_numbers_of_their_own(): assert loader_generators(None) == loader_generators([(1, 2)]) == loader_generators(DataLoader(tiny().data.train_ds, 8, shuffle=True)) == {}
 
 def test_all_four_are_of_one_kind_and_none_is_swallowed_by_a_bare_value_error():
     assert all(issubclass(e, CancelException) for e in (CancelStepException, CancelBatchException, CancelEpochException, CancelTrainException))

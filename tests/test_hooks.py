@@ -112,6 +112,17 @@ def test_view_tfm_takes_an_empty_batch_and_one_that_is_not_contiguous():
 def test_conv_layer_divides_the_size_by_its_stride(ni, nf, ks, stride, n):
     assert conv_layer(ni, nf, ks, stride)(torch.zeros(2, ni, n, n)).shape == (2, nf, math.ceil(n/stride), math.ceil(n/stride))
 
+def test_view_tfm_can_be_pickled():
+    view = pickle.loads(pickle.dumps(view_tfm(2, 3)))
+    assert torch.equal(view(rows(4, 6)), view_tfm(2, 3)(rows(4, 6)))
+
+def test_the_weights_of_a_loss_follow_the_model():
+    data = problem()
+    learn = Learner(mlp().to('meta'), None, nn.CrossEntropyLoss(weight=torch.tensor([1., 2., 3.])), data)
+    learn.opt = torch.optim.SGD(learn.model.parameters(), lr=.1)
+    Runner(CudaCallback('meta')).fit(1, learn)
+    assert learn.loss_func.weight.device.type == 'meta'
+
 def test_get_cnn_layers_leaves_its_list_alone():
     nfs = [4, 5]
     get_cnn_layers(problem(), nfs, conv_layer)

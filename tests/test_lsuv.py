@@ -35,6 +35,15 @@ def test_every_layer_is_within_tolerance_when_all_are_measured_together(act, dep
     assert all(good[name] for name, ok in result.ok.items() if ok)
     if act is not nn.ReLU: assert result.ok.all()
 
+@pytest.mark.parametrize('which', [0, 1, -1])
+def test_a_layer_whose_outputs_are_not_finite_is_named_and_nothing_changes(which):
+    model = convs()
+    layer = find_modules(model, is_lin_layer)[which]
+    with torch.no_grad(): layer.weight.view(-1)[0] = math.nan
+    before, name = copy.deepcopy(model.state_dict()), next(k for k, m in model.named_modules() if m is layer)
+    with pytest.raises(ValueError, match=f'outputs of {name}.*nothing was changed'): lsuv(model, torch.randn(16, 1, 6, 6))
+    assert all(torch.equal(v.nan_to_num(7), before[k].nan_to_num(7)) for k, v in model.state_dict().items())
+
 def test_a_second_time_changes_nothing():
     set_seed(0)
     model, xb = convs(), torch.randn(32, 1, 6, 6)
@@ -218,3 +227,8 @@ def test_get_batch_in_the_middle_of_a_fit_does_not_disturb_it():
     learn, run = a_run(Looks())
     run.fit(1, learn)
     assert run.looks.shape == (7, 4)
+
+def test_a_batch_can_be_had_through_a_finder():
+    batch = torch.randn(4, 3), torch.zeros(4)
+    xb, yb = get_batch([batch], nb.Runner(nb.LR_Find()))
+    assert torch.equal(xb, batch[0]) and torch.equal(yb, batch[1])

@@ -7,6 +7,32 @@ from torch.nn import functional as F
 import exp.nb_07 as nb
 from exp.nb_07 import RunningBatchNorm, conv_layer, set_seed
 
+# --- sixteen bits ---
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('training', [True, False])
+def test_running_batch_norm_takes_inputs_of_16_bits(dtype, training):
+    set_seed(1)
+    x = torch.randn(512, 4, 14, 14)*3 + 1   # 100,352 numbers a channel: more than float16 can count
+    layer, wide = RunningBatchNorm(4).train(training), RunningBatchNorm(4).train(training)
+    out = layer(x.to(dtype))
+    assert out.dtype == dtype and layer.dev.dtype == torch.float32
+    torch.testing.assert_close(out.float(), wide(x.to(dtype).float()), atol=.02, rtol=.02)
+    torch.testing.assert_close(layer.dev, wide.dev)
+    assert layer(x).std().item() == pytest.approx(1 if training else wide(x).std().item(), abs=.05)   # it isn't spoiled for others
+
+def test_running_batch_norm_under_autocast():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), RunningBatchNorm(4)), torch.randn(64, 3, 30, 30)
+    with torch.autocast('cpu', torch.float16): out = model(x)
+    assert .9 < out.float().std() < 1.1
+    out.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+def test_a_running_batch_norm_in_float16_is_refused():
+    for layer in (RunningBatchNorm(2).half(), RunningBatchNorm(2).half().eval()):
+        with pytest.raises(ValueError, match='float32 again'): layer(torch.randn(2, 2, 3, 3).half())
+    assert RunningBatchNorm(2).double()(torch.randn(2, 2, 3, 3).double()).dtype == torch.float64
+
 # --- the lesson's own layers, which it doesn't export ---
 
 @pytest.fixture(scope='module')
