@@ -30,12 +30,12 @@ def setify(o) -> set:
 # %% ../nbs/08_data_block.ipynb #587a39e5
 def _walk(folder: str, wanted: set, recurse: bool, include=None, above: tuple = ()):
     "Yields for each folder, from `folder` down and in order: itself, the names of its wanted files, and the folders in it that come later; all as strings."
-    files, folders = [], []
+    files, folders, ends = [], [], tuple(wanted)
     with os.scandir(folder) as entries: entries = sorted((e for e in entries if not e.name.startswith('.')), key=lambda e: e.name)
     for e in entries:
         if e.is_dir():
             if recurse and (include is None or e.name in include): folders.append(e)
-        elif not wanted or os.path.splitext(e.name)[1].lower() in wanted: files.append(e.name)
+        elif not wanted or e.name.lower().endswith(ends): files.append(e.name)
     yield folder, files, [e.path for e in folders]
     for e in folders:
         real = os.path.realpath(e.path) if e.is_symlink() else e.path
@@ -43,9 +43,11 @@ def _walk(folder: str, wanted: set, recurse: bool, include=None, above: tuple = 
 
 # %% ../nbs/08_data_block.ipynb #5b3ab3a2
 def _nothing_in(path, wanted, recurse):
-    others = sum(len(files) for _, files, _ in _walk(str(path), set(), True))
+    def count(wanted): return sum(len(files) for _, files, _ in _walk(str(path), wanted, True, None, (os.path.realpath(path),)))
     what = f'no file ending in {", ".join(sorted(wanted))}' if wanted else 'no file'
-    return f'{path}: {what} in it' + ('; recurse=True looks into its folders, too' if others and not recurse else f', only {others} other files' if others else '; it is empty')
+    if not recurse and count(wanted): return f'{path}: {what} in it; recurse=True looks into its folders, too'
+    others = count(set())
+    return f'{path}: {what} in it' + (f', only {others} other files' if others else '; it is empty')
 
 def _find(path, extensions, recurse, include) -> list[tuple]:
     "What `_walk` gives, after checks of everything that may be wrong with it."
@@ -184,10 +186,13 @@ class ResizeFixed(Transform):
         return item.resize(self.size, Image.Resampling.BILINEAR)
 
 # %% ../nbs/08_data_block.ipynb #4ad8e633
+def _check_bytes(item, who):
+    if item.mode in ('1', 'P', 'PA', 'F') or item.mode.startswith('I'):
+        raise ValueError(f"{who}: the pixels of an image of mode {item.mode!r} aren't bytes of brightness; put make_rgb before")
+
 def to_byte_tensor(item: Image.Image) -> Tensor:
     "The image as a uint8 tensor [channels, height, width]. Raises a `ValueError` where pixels aren't bytes of brightness: palettes, 1 or 16 bits, floats."
-    if item.mode in ('1', 'P', 'PA', 'F') or item.mode.startswith('I'):
-        raise ValueError(f"to_byte_tensor: the pixels of an image of mode {item.mode!r} aren't bytes of brightness; put make_rgb before")
+    _check_bytes(item, 'to_byte_tensor')
     a = np.array(item)
     return torch.from_numpy(a[None] if a.ndim == 2 else np.ascontiguousarray(a.transpose(2, 0, 1)))
 to_byte_tensor._order = 20
@@ -255,25 +260,36 @@ class Processor:
     def deproc1(self, item): return item
 
 # %% ../nbs/08_data_block.ipynb #a1b9e2a2
-class UnseenLabel(ValueError):
-    "A label is not in the vocabulary. `index` says which item has it, where that is known."
+class BadLabel(ValueError):
+    "A label has no number. `index` says which item has it, where that is known."
     def __init__(self, message: str, index: int | None = None):
         super().__init__(message)
         self.index = index
 
+class UnseenLabel(BadLabel): "A label is not in the vocabulary."
+
+def _check_label(o, index=None):
+    if o is None or o is pd.NA or isinstance(o, Tensor) or type(o).__hash__ is None or o != o:   # NaN isn't equal to itself
+        raise BadLabel(f'{o!r:.60} is no label of a category: labels are texts or numbers, and none may be missing', index)
+
 class CategoryProcessor(Processor):
     """Labels to whole numbers and back. `vocab` lists the labels in the order of their numbers; unless it is given, the first call makes it, from the training set's labels, sorted. Then it stays as it is.
 
-    Raises an `UnseenLabel` for a label that isn't in it."""
+    Raises an `UnseenLabel` for a label that isn't in it, and a `BadLabel` for what is none: missing (None, NaN), a tensor, a list."""
     def __init__(self, vocab=None): self.vocab = None if vocab is None else uniqueify(vocab)
     @property
     def vocab(self) -> list | None: return self._vocab
     @vocab.setter
     def vocab(self, vocab): self._vocab, self.otoi = vocab, {o: i for i, o in enumerate(vocab or [])}
     def __call__(self, items) -> list[int]:
+        items = list(items)
+        for i, o in enumerate(items):
+            if type(o) is not str: _check_label(o, i)   # texts are spared the call
         if self.vocab is None: self.vocab = uniqueify(items, sort=True)
         return [self._number(o, i) for i, o in enumerate(items)]
-    def proc1(self, item) -> int: return self._number(item)
+    def proc1(self, item) -> int:
+        _check_label(item)
+        return self._number(item)
     def deproc1(self, idx: int): return self._checked()[idx]
     def _number(self, o, index=None):
         if (i := self.otoi.get(o)) is not None: return i
@@ -294,14 +310,14 @@ def _label(f, o):
 class LabeledData:
     """Inputs `x` and targets `y`, two `ItemList`s of one length; `ld[i]` is `(x[i], y[i])`. `proc_x` and `proc_y`, a processor each, or several, prepare their items once, here.
 
-    Raises a `ValueError` if the lengths differ, and an `UnseenLabel` that names the item."""
+    Raises a `ValueError` if the lengths differ, and a `BadLabel` or an `UnseenLabel` that names the item."""
     def __init__(self, x: ItemList, y: ItemList, proc_x=None, proc_y=None):
         if len(x) != len(y): raise ValueError(f'LabeledData: {len(x)} inputs and {len(y)} targets; they must be pairs')
         self.proc_x, self.proc_y = proc_x, proc_y
         try: self.x, self.y = x.new(compose(x.items, proc_x)), y.new(compose(y.items, proc_y))
-        except UnseenLabel as e:
+        except BadLabel as e:   # or an UnseenLabel
             if e.index is None: raise
-            raise UnseenLabel(f'{x.items[e.index]}: {e}', e.index) from None
+            raise type(e)(f'{x.items[e.index]}: {e}', e.index) from None
     @classmethod
     def label_by_func(cls, il: ItemList, f: Callable, proc_x=None, proc_y=None) -> 'LabeledData':
         "The items of `il`, each with the target `f(item)`."
@@ -322,7 +338,7 @@ class LabeledData:
 
 # %% ../nbs/08_data_block.ipynb #3fc69351
 def label_by_func(sd: SplitData, f: Callable, proc_x=None, proc_y=None) -> SplitData:
-    "Both parts with labels, `f(item)` for each item; the processors see the training set first. Raises an `UnseenLabel` that names the file, if the training set doesn't have its label."
+    "Both parts with labels, `f(item)` for each item; the processors see the training set first. Raises an `UnseenLabel` that names the file, if the training set doesn't have its label, and a `BadLabel` if it has none."
     train = LabeledData.label_by_func(sd.train, f, proc_x, proc_y)
     return SplitData(train, LabeledData.label_by_func(sd.valid, f, proc_x, proc_y))
 

@@ -66,7 +66,7 @@ class Learner(Learner):
         super().one_batch(xb, yb)
     def all_batches(self, dl=None):
         "Every batch of `self.dl`, whatever the pass has begun with; `iters` is how many there are. Raises a `ValueError` if there is none."
-        self.iters, i = len(self.dl), None
+        self.iters, i = self.n_batches(self.dl), None
         for i, (xb, yb) in enumerate(self.dl): self.one_batch(i, xb, yb)
         if i is None: super().all_batches(())   # which says so
     def one_pass(self, event, dl):
@@ -124,10 +124,8 @@ def _generators(data) -> dict[str, torch.Generator]:
     "The generators of the loaders and their samplers, by name, each once."
     found = {}
     for name in ('train_dl', 'valid_dl'):
-        dl = getattr(data, name, None)
-        for part, o in dict(loader=dl, sampler=getattr(dl, 'sampler', None), batch_sampler=getattr(dl, 'batch_sampler', None)).items():
-            g = getattr(o, 'generator', None)
-            if isinstance(g, torch.Generator) and not any(g is other for other in found.values()): found[f'{name}.{part}'] = g
+        for part, g in loader_generators(getattr(data, name, None)).items():
+            if not any(g is other for other in found.values()): found[f'{name}.{part}'] = g
     return found
 
 # %% ../nbs/09b_learner.ipynb #e6b7c2b6
@@ -135,7 +133,7 @@ def _random_numbers(data) -> dict:
     "Where all streams of random numbers stand."
     kind, keys, *rest = np.random.get_state()
     return dict(python=random.getstate(), numpy=[kind, torch.from_numpy(keys.astype(np.int64)), *rest], torch=torch.get_rng_state(),
-                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [], loaders={k: g.get_state() for k, g in _generators(data).items()})
+                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [], mps=torch.mps.get_rng_state() if torch.backends.mps.is_available() else None, loaders={k: g.get_state() for k, g in _generators(data).items()})
 
 def _set_random_numbers(state: dict, data):
     random.setstate(state['python'])
@@ -143,6 +141,7 @@ def _set_random_numbers(state: dict, data):
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state['torch'])
     for i, s in enumerate(state['cuda'][:torch.cuda.device_count()] if state['cuda'] else ()): torch.cuda.set_rng_state(s, i)
+    if state.get('mps') is not None and torch.backends.mps.is_available(): torch.mps.set_rng_state(state['mps'])
     for k, g in _generators(data).items():
         if k in state['loaders']: g.set_state(state['loaders'][k])
 
@@ -293,10 +292,11 @@ def _metric_of(run, metric: str):
 
 # %% ../nbs/09b_learner.ipynb #e4cca26b
 class SaveCheckpoint(Callback):
-    """Saves the learner after every `every` epochs, and after the last, to `folder/epoch_0001.pt` and so on (the number of epochs done), and keeps the `keep` newest (None: all).
+    """Saves the learner after every `every` epochs, and after the last, be it by early stopping, to `folder/epoch_0001.pt` and so on (the number of epochs done), and keeps the `keep` newest (None: all).
 
-    With a `metric`, a column of `AvgStatsCallback.history` such as 'valid_accuracy', the epoch in which it was best is `folder/best.pt`, too; `mode` is 'min' (for a loss, the default) or 'max'. NaN is never best."""
-    _order, fit_only, keeps = 110, True, ('best', 'best_epoch')   # after early stopping: what that has seen of the epoch goes into the file, too
+
+    With a `metric`, a column of `AvgStatsCallback.history` such as 'valid_accuracy', the epoch in which it was best is `folder/best.pt`, too; `mode` is 'min' (for a loss, the default) or 'max'. NaN is never best. A folder is for one training: a fit that doesn't resume replaces what is there, and says so."""
+    _order, fit_only, keeps, seen = 110, True, ('best', 'best_epoch'), 0   # after early stopping: what that has seen of the epoch goes into the file, too
     def __init__(self, folder: str | Path, every: int = 1, keep: int | None = 2, metric: str | None = None, mode: str | None = None):
         if every < 1 or keep is not None and keep < 1: raise ValueError(f'SaveCheckpoint needs every and keep of 1 or more, not every={every} and keep={keep}')
         mode = mode or ('min' if (metric or 'loss').endswith('loss') else None)
@@ -307,14 +307,20 @@ class SaveCheckpoint(Callback):
         columns = [f'{p}_{n}' for cb in self.run.cbs if isinstance(cb, AvgStatsCallback) for p in ('train', 'valid') for n in cb.train_stats.names]
         if self.metric and self.metric not in columns:
             raise ValueError(f'SaveCheckpoint: there is no {self.metric!r}; AvgStatsCallback, if there is one, has {", ".join(columns) or "nothing"}')
-    def after_epoch(self):
+    def begin_epoch(self):
+        self.seen = self.run.epochs_done
+        if not self.seen and _by_age(self.folder): self.run.logger(f'{self.folder} has checkpoints of another training, which this one replaces; resume=True goes on instead')
+    def after_epoch(self, last: bool = False):
         run, value = self.run, _metric_of(self.run, self.metric) if self.metric else None
         if better := value is not None and (self.best - value)*self.sign > 0: self.best, self.best_epoch = value, run.epoch
         done = run.epochs_done
-        if done % self.every == 0 or done == run.epochs:
+        if done % self.every == 0 or done == run.epochs or last:
             run.save(self.folder/f'epoch_{done:04}.pt')
             for p in _by_age(self.folder)[self.keep:] if self.keep else (): p.unlink(missing_ok=True)
         if better: run.save(self.folder/'best.pt')
+        self.seen = done
+    def after_cancel_train(self):
+        if self.run.epochs_done > self.seen: self.after_epoch(last=True)   # early stopping has ended the fit in our epoch's after_epoch
 
 # %% ../nbs/09b_learner.ipynb #28762cc5
 class _Resume(Callback):
@@ -384,6 +390,8 @@ def _trial(learn):
     if learn.learn is not None: raise RuntimeError("this learner is in a fit, and can't be tried out at the same time: in a callback, make a second Learner of its model and data")
     cbs = [cb for cb in learn.cbs if _takes_part(cb)]
     before, modes, numbers = [(cb, dict(vars(cb))) for cb in cbs], [(m, m.training) for m in learn.model.modules()], _random_numbers(learn.data)
+    for cb, attrs in before: vars(cb).update({k: copy.copy(v) for k, v in attrs.items() if type(v) in (list, dict, set)})   # the copies may grow
+
     run = copy.copy(learn)
     run.cbs = []
     run.add_cbs([TrainEvalCallback(), *cbs])

@@ -66,7 +66,7 @@ def _floats(named): return [(k, t) for k, t in named.items() if t is not None an
 class HalfWeights:
     """Lends the modules of `model` copies of its weights: float16, in normalisation layers float32. `lend()` puts the copies in, `take_back()` the model's own tensors, untouched, and what has become of the buffers.
 
-    `copies` has the copy of each parameter; they have gradients of their own. Norms that need float32 inputs get them from hooks, as long as the copies are lent (`lent`)."""
+    `copies` has the copy of each parameter; they have gradients of their own. The model's state dict has its own weights all the time. Norms that need float32 inputs get them from hooks, as long as the copies are lent (`lent`)."""
     def __init__(self, model: nn.Module):
         norms = [m for m in model.modules() if isinstance(m, _norms)]
         self.casting = [m for m in norms if not isinstance(m, nn.modules.batchnorm._NormBase)]
@@ -74,13 +74,18 @@ class HalfWeights:
         self.buffers = [(m, k, t) for m in model.modules() if not isinstance(m, _norms) for k, t in _floats(m._buffers)]
         in_norms = {id(p) for m in norms for p in m.parameters()}
         self.copies = {p: nn.Parameter(p.detach().clone() if id(p) in in_norms else p.detach().half()) for _, _, p in self.params}
-        self.lent, self.handles = False, []
+        own = dict(model.named_parameters(remove_duplicate=False))
+        def own_state(m, state, prefix, _):   # a function of its own, since a copy of the model gets it, too, and has other weights
+            if m is model: state.update({prefix + k: p.detach() for k, p in own.items() if prefix + k in state})
+        self.model, self.own_state, self.lent, self.handles = model, own_state, False, []
+
     @torch.no_grad()
     def lend(self):
         self.lent = True
         for m, k, p in self.params: setattr(m, k, self.copies[p].copy_(p).requires_grad_(p.requires_grad))
         for m, k, t in self.buffers: setattr(m, k, t.half())
         for m in self.casting: self.handles += [m.register_forward_pre_hook(_to_float), m.register_forward_hook(_to_half)]
+        self.handles.append(self.model.register_state_dict_post_hook(self.own_state))
     @torch.no_grad()
     def take_back(self):
         for m, k, p in self.params: setattr(m, k, p)
@@ -264,7 +269,7 @@ class AmpCallback(ScaledLoss, AutocastForward):
         self.skipped = []
         if self.in_use == torch.float16: self.scaler = self.scaler or torch.amp.GradScaler(self.device, **self.scaler_kw)
     def begin_epoch(self):
-        if self.scaler_state: self.scaler.load_state_dict(self.scaler_state)   # a resumed fit's
+        if self.scaler and self.scaler_state: self.scaler.load_state_dict(self.scaler_state)   # a resumed fit's
     def after_epoch(self): self.scaler_state = self.scaler and self.scaler.state_dict()
     def scaled(self, loss): return self.scaler.scale(loss) if self.scaler else loss
     def after_backward(self):

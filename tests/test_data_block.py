@@ -4,6 +4,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -58,6 +59,11 @@ def test_extensions_in_any_case_and_with_or_without_dot(tmp_path):
     assert [f.name for f in nb.get_files(tmp_path, ['.jpg', 'JPEG'])] == ['a.JPG', 'b.jpg', 'c.Jpeg']
     assert len(nb.get_files(tmp_path)) == 5
 
+def test_endings_of_several_dots(tmp_path):
+    for name in ('a.nii.gz', 'b.NII.GZ', 'c.gz'): (tmp_path/name).write_bytes(b'')
+    assert [f.name for f in nb.get_files(tmp_path, '.nii.gz')] == ['a.nii.gz', 'b.NII.GZ']
+    assert len(nb.get_files(tmp_path, 'gz')) == 3
+
 @settings(max_examples=30)
 @given(names=st.lists(st.lists(st.text('ab-_.Z1 é', min_size=1, max_size=4).filter(lambda s: s.strip('. ') and s[0] != '.'), min_size=1, max_size=3), min_size=1, max_size=12))
 def test_get_files_finds_what_rglob_finds_in_sorted_order(names, tmp_path_factory):
@@ -76,6 +82,12 @@ def test_empty_and_missing_folders(tmp_path):
     (tmp_path/'notes.txt').write_text('x')
     with pytest.raises(NotADirectoryError, match='notes.txt'): nb.get_files(tmp_path/'notes.txt')
     with pytest.raises(nb.DataError, match='only 1 other files'): nb.ImageList.from_files(tmp_path)
+
+def test_recursion_is_advised_only_where_it_finds_something(tmp_path):
+    save(tmp_path/'inside'/'a.png')
+    (tmp_path/'notes.txt').write_text('x')
+    with pytest.raises(nb.DataError, match='recurse=True looks into its folders'): nb.get_files(tmp_path, '.png')
+    with pytest.raises(nb.DataError, match=r'no file ending in \.jpg in it, only 2 other files$'): nb.get_files(tmp_path, '.jpg')
 
 def test_include_names_folders_of_the_first_level_only(tmp_path):
     for p in ('a/x/1.jpg', 'b/a/2.jpg', 'c/3.jpg'): save(tmp_path/p)
@@ -257,6 +269,20 @@ def test_vocabulary_does_not_grow():
 def test_unseen_label_in_valid_names_label_and_file(pets):
     save(pets/'valid'/'cow'/'moo.jpg')
     with pytest.raises(nb.UnseenLabel, match=r"moo\.jpg: the label 'cow' is none of the 2 of the training set \(cat, dog\)"): labelled(pets)
+
+@pytest.mark.parametrize('bad', [None, float('nan'), np.float32('nan'), pd.NA, pd.NaT, torch.tensor(1), np.array(1), np.array([1, 2]), ['a'], {'a'}, {}], ids=repr)
+def test_what_is_no_label_is_refused_and_its_file_is_named(pets, bad):
+    with pytest.raises(nb.BadLabel, match=r'cat_2\.jpg: .* is no label of a category'): labelled(pets, f=lambda fn: bad if fn.name == 'cat_2.jpg' else 'cat')
+    with pytest.raises(nb.BadLabel) as caught: nb.CategoryProcessor()(['a', bad])
+    assert caught.value.index == 1
+    with pytest.raises(nb.BadLabel): nb.CategoryProcessor(vocab=['a']).proc1(bad)
+
+def test_labels_of_a_tensor_are_tensors_and_refused():
+    with pytest.raises(nb.BadLabel, match=r'tensor\(1\) is no label'): nb.CategoryProcessor()(torch.tensor([1, 0]))
+
+@pytest.mark.parametrize('labels', [[3, 1, 3], [.5, -1., .5], [True, False, True], [np.int64(3), 1, 3], list(np.array(['b', 'a', 'b'])), [(1, 'b'), (0, 'c'), (1, 'b')], pd.Series(['b', 'a', 'b'])], ids=repr)
+def test_labels_of_all_kinds(labels):
+    assert nb.CategoryProcessor()(labels) == nb.CategoryProcessor()(o for o in labels) == [1, 0, 1]
 
 def test_a_class_only_in_train_is_no_error(pets):
     save(pets/'train'/'cow'/'moo.jpg')

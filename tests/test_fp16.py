@@ -424,3 +424,41 @@ def test_other_types_are_refused(cls):
 
 def test_unknown_arguments_of_the_scaler_are_refused_at_once():
     with pytest.raises(TypeError): AmpCallback(torch.float16, init_scal=2.)
+
+
+# --- files ---
+
+class SavesAt(Callback):
+    def __init__(self, path, event):
+        self.path = path
+        setattr(self, event, self.save)
+    def save(self):
+        if self.run.in_train: self.run.save(self.path)
+
+@pytest.mark.parametrize('flat', [False, True])
+@pytest.mark.parametrize('event', ['after_step', 'after_batch'])
+def test_a_file_saved_in_an_epoch_has_the_exact_weights(tmp_path, flat, event):
+    learn = learner(MixedPrecision(flat_master=flat), SavesAt(tmp_path/'a.pt', event))
+    learn.fit(1)
+    state = nb.read_checkpoint(tmp_path/'a.pt')['model']
+    assert {v.dtype for v in state.values() if v.is_floating_point()} == {torch.float32}
+    assert all(torch.equal(state[k], p) for k, p in learn.model.named_parameters())   # the last step's are the fit's
+    assert (state['0.weight'].half().float() != state['0.weight']).any()
+
+def test_a_copy_made_in_an_epoch_has_its_own_state():
+    class Copies(Callback):
+        def after_step(self): self.copy = copy.deepcopy(self.run.model)
+    copies = Copies()
+    learn = learner(MixedPrecision(), copies)
+    learn.fit(1)
+    with torch.no_grad(): next(copies.copy.parameters()).fill_(7.)
+    assert (copies.copy.state_dict()['0.weight'] == 7).all() and not learn.model._state_dict_hooks
+
+def test_a_checkpoint_in_float16_goes_on_in_bfloat16(tmp_path):
+    learn = learner(AmpCallback(torch.float16))
+    learn.fit(1)
+    learn.save(tmp_path/'a.pt')
+    other = learner(AmpCallback(torch.bfloat16))
+    other.load(tmp_path/'a.pt')
+    other.fit(1)
+    assert all(p.isfinite().all() for p in other.model.parameters())

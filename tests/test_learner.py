@@ -371,10 +371,14 @@ def test_a_resumed_fit_is_the_uninterrupted_one(tmp_path, opt, event):
     assert resumed.avg_stats.history == whole.avg_stats.history and (resumed.n_iter, resumed.n_epochs) == (whole.n_iter, whole.n_epochs)
     assert (resumed.early_stopping.best, resumed.early_stopping.waited) == (whole.early_stopping.best, whole.early_stopping.waited)
 
-@pytest.mark.parametrize('kw', [dict(generator=True), dict(drop_last=True), dict(num_workers=1), dict(num_workers=2, persistent_workers=True)], ids=str)
+@pytest.mark.parametrize('kw', [dict(generator=True), dict(inner=True), dict(drop_last=True), dict(num_workers=1), dict(num_workers=2, persistent_workers=True)], ids=str)
 def test_the_order_of_the_batches_is_resumed(tmp_path, kw):
     def data():
-        return make_data(**{**kw, **({'generator': torch.Generator().manual_seed(3)} if 'generator' in kw else {})})
+        g = torch.Generator().manual_seed(3)
+        if 'inner' not in kw: return make_data(**{**kw, **({'generator': g} if 'generator' in kw else {})})
+        d = make_data()
+        d.train_dl = torch.utils.data.DataLoader(d.train_ds, batch_size=None, sampler=torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(d.train_ds, generator=g), 8, False))   # a sampler in a sampler
+        return d
     whole = to_resume(tmp_path/'whole', data=data())
     whole.fit(3)
     cut = to_resume(tmp_path/'cut', data=data())
@@ -434,12 +438,37 @@ def test_which_files_are_kept(tmp_path, every, keep, files):
     assert sorted(int(p.stem[-4:]) for p in tmp_path.iterdir()) == files
     assert newest_checkpoint(tmp_path).stem == 'epoch_0005'
 
+class Scripted(Callback):
+    "Losses of the validation as given."
+    _order = 5
+    def __init__(self, values): self.values = values
+    def after_epoch(self): self.run.avg_stats.history[-1]['valid_loss'] = self.values[self.run.epoch]
+
+@pytest.mark.parametrize('every, files', [(1, [3, 4]), (3, [3, 4]), (10, [4])])
+def test_the_epoch_in_which_early_stopping_ends_the_fit_is_saved(tmp_path, every, files):
+    class StopAfter(Callback):
+        _order = 100
+        def after_epoch(self):
+            if self.run.epoch == 3: raise CancelTrainException()
+    saver = SaveCheckpoint(tmp_path, every=every, metric='valid_loss')
+    learn = tiny(Scripted([3., 2., 4., 1.]), StopAfter(), saver)
+    learn.fit(9)
+    assert sorted(int(p.stem[-4:]) for p in tmp_path.glob('epoch*')) == files
+    assert read_checkpoint(tmp_path/'best.pt')['counts']['epochs_done'] == 4 and saver.best_epoch == 3
+
+def test_a_fit_that_is_cancelled_in_an_epoch_saves_nothing_of_it(tmp_path):
+    tiny(SaveCheckpoint(tmp_path), At('after_step', CancelTrainException(), n=11)).fit(5)
+    assert [p.stem for p in sorted(tmp_path.iterdir())] == ['epoch_0001', 'epoch_0002']
+
+def test_a_second_training_in_the_same_folder_is_announced(tmp_path):
+    tiny(SaveCheckpoint(tmp_path)).fit(2)
+    learn = tiny(SaveCheckpoint(tmp_path))
+    learn.fit(4, resume=True)
+    assert not any('another training' in s for s in learn.said)
+    learn.fit(1)
+    assert sum('another training, which this one replaces' in s for s in learn.said) == 1
+
 def test_the_best_epoch_is_kept_over_a_resume(tmp_path):
-    class Scripted(Callback):
-        "Losses of the validation as given."
-        _order = 5
-        def __init__(self, values): self.values = values
-        def after_epoch(self): self.run.avg_stats.history[-1]['valid_loss'] = self.values[self.run.epoch]
     values = [3., 1., math.nan, 2., .5]
     saver = SaveCheckpoint(tmp_path, metric='valid_loss')
     tiny(Scripted(values), saver).fit(4)
@@ -527,6 +556,18 @@ def test_trials_leave_no_trace(tmp_path, trial, opt):
     with pytest.raises(ZeroDivisionError): trial(learn)
     learn.remove_cbs(fault)
     assert same(everything(learn), before)
+
+def test_lists_of_callbacks_do_not_grow_in_trials():
+    class Notes(Callback):
+        def __init__(self): self.seen, self.names = [], {}
+        def after_batch(self):
+            self.seen.append(self.run.n_iter)
+            self.names[len(self.names)] = 1
+    notes = Notes()
+    learn = tiny(notes)
+    seen, names = notes.seen, notes.names
+    learn.validate(), learn.get_preds(), learn.lr_find(15, 1e-4, .1, plot=False)
+    assert notes.seen is seen and notes.names is names and not seen and not names
 
 def test_trials_before_any_fit_make_no_optimizer():
     learn = tiny()
