@@ -4,7 +4,7 @@
 
 # %% ../nbs/12_text.ipynb #d4064422
 from exp.nb_11b import *
-import base64, html, io, multiprocessing
+import base64, html, io, multiprocessing, pickle
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -35,10 +35,10 @@ class TextList(ItemList):
         return f'{o if isinstance(o, str) else o.tolist() if isinstance(o, Tensor) else o!r}'[:60]
 
 # %% ../nbs/12_text.ipynb #02ed909f
-_br = re.compile(r'<\s*br\s*/?\s*>', re.IGNORECASE)
+_br = re.compile(r'<\s*br\s*/?\s*>|\r\n?', re.IGNORECASE)
 
 def sub_br(t: str) -> str:
-    "HTML's line breaks (`<br />`) become line breaks."
+    "HTML's line breaks (`<br />`), and those of Windows and old Macs, become line breaks."
     return _br.sub('\n', t)
 
 # %% ../nbs/12_text.ipynb #b065ea3b
@@ -249,7 +249,12 @@ def _start(func):
     signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is the main process's, which ends its workers
     _Work.func = func
 
-def _do(item): return _Work.func(item)
+def _do(item):
+    try: return _Work.func(item)
+    except Exception as e:
+        try: pickle.loads(pickle.dumps(e))
+        except Exception: raise RuntimeError(f'{type(e).__name__}: {e}') from None   # it couldn't be sent
+        raise
 
 def _context(): return multiprocessing.get_context('fork' if sys.platform == 'linux' else None)
 
@@ -295,6 +300,11 @@ def parallel(func: Callable, arr, max_workers: int = 4) -> list:
     return list(_with_bar(_in_order(func, arr, max_workers), len(arr) if hasattr(arr, '__len__') else None))
 
 # %% ../nbs/12_text.ipynb #059d8060
+def _checked_text(o, which='a text'):
+    "`o`, or a `DataError` if it is neither a text nor the name of a file."
+    if not isinstance(o, (str, Path)): raise DataError(f'{which} must be a string or a Path, not {o!r:.60}: an empty cell? TextList.from_df takes those')
+    return o
+
 class TokenizeProcessor(Processor):
     "Texts, or files of such, to lists of tokens; one at a time."
     def __init__(self, lang: str = 'en', chunksize: int = 2000, pre_rules=None, post_rules=None, max_workers: int | None = None, tokenizer: Callable | None = None):
@@ -315,7 +325,7 @@ class TokenizeProcessor(Processor):
         return toks
     def proc1(self, item: str | Path) -> list[str]:
         "The tokens of one text, or of the text in a file."
-        text = compose(read_file(item) if isinstance(item, Path) else item, self.pre_rules)
+        text = compose(read_file(item) if isinstance(_checked_text(item), Path) else item, self.pre_rules)
         toks = self.tokenizer(text) if self._kept is None else list(itertools.chain.from_iterable(map(self._kept.__getitem__, _words.findall(text))))
         return compose(toks, self._outer)
     def deproc1(self, toks) -> str: return ' '.join(toks)
@@ -335,7 +345,7 @@ class TokenizeProcessor(TokenizeProcessor):
         size = self.chunksize if n is None else max(1, min(self.chunksize, -(-n//(4*workers))))
         if n is not None and n < 200: workers = 1   # not worth a process
         if n: self.proc1('a')                       # so that processes start with all that is imported
-        it = iter(items)
+        it = (_checked_text(o, f'text {i}') for i, o in enumerate(items))
         return _with_bar(_in_order(self.proc_chunk, iter(lambda: list(itertools.islice(it, size)), []), workers), None if n is None else -(-n//size), 'tokenizing')
     def __call__(self, items) -> TokenLists: return TokenLists.join(self.chunks(items))
     def __getstate__(self): return {k: v for k, v in vars(self).items() if k not in ('_inner', '_outer', '_kept')}
@@ -408,7 +418,9 @@ _tight = re.compile(r" (n't|'s|'m|'re|'ve|'ll|'d|[.,!?;:)\]%…])(?!\w)")
 
 def show_text(tokens, vocab: list[str] | None = None) -> str:
     "Tokens (or, with a `vocab`, their numbers) as a text that can be read: capitals and repetitions as they were, marks left out, no spaces before punctuation."
-    toks = iter([vocab[int(i)] for i in tokens] if vocab is not None else list(tokens))
+    toks = [vocab[int(i)] for i in tokens] if vocab is not None else list(tokens)
+    if any(t[:1] == '▁' for t in toks): toks = _words.findall(''.join(f' {t} ' if t in default_spec_tok[1:] else t for t in toks).replace('▁', ' '))   # pieces: words again
+    toks = iter(toks)
     def word(t):
         if t is None or t in (BOS, EOS, PAD): return ''
         if t in (TK_UP, TK_MAJ):
@@ -417,8 +429,7 @@ def show_text(tokens, vocab: list[str] | None = None) -> str:
         if t not in (TK_REP, TK_WREP): return t
         n, w = next(toks, ''), word(next(toks, None))
         return ((' ' if t == TK_WREP else '')*bool(w)).join([w]*min(int(n), 100)) if n.isdecimal() else f'{n} {w}'
-    words = [w for t in toks if (w := word(t))]
-    text = ''.join(words).replace('▁', ' ').lstrip() if any(w[0] == '▁' for w in words) else re.sub(r'([(\[]) ', r'\1', _tight.sub(r'\1', ' '.join(words)))
+    text = re.sub(r'([(\[]) ', r'\1', _tight.sub(r'\1', ' '.join(w for t in toks if (w := word(t)))))
     return re.sub(' ?\n ?', '\n', text)
 
 # %% ../nbs/12_text.ipynb #ebf81b37
@@ -515,8 +526,8 @@ class LMLoader:
     def generator(self): return self.dataset.generator
     def __len__(self): return self.dataset.n_windows
     def __iter__(self):
-        ds = self.dataset
-        if ds.shuffle: ds.batchify()
+        if self.dataset.shuffle: self.dataset.batchify()
+        ds = copy.copy(self.dataset)   # keeps its order if another pass begins meanwhile
         for w in range(0, len(self), self.ahead):
             k = min(self.ahead, len(self) - w)
             rows = [ds.read(r*ds.row_len + w*ds.bptt, k*ds.bptt + 1) for r in range(ds.bs)]
@@ -532,6 +543,10 @@ def get_lm_dls(train_ds, valid_ds, bs: int = 64, bptt: int = 70, backwards: bool
     return loader('training', train_ds, shuffle=True, generator=generator), loader('validation', valid_ds)
 
 # %% ../nbs/12_text.ipynb #e6b1aafc
+def _vocab_of(procs):
+    "The tokens by number; None where none of the processors knows them."
+    return next((v for p in listify(procs) if (v := getattr(p, 'vocab', None)) is not None), None)
+
 class TextDataBunch(DataBunch):
     "Loaders of texts. `text_vocab` are the tokens by number, and `vocab` what is to be predicted: the labels, or for a language model the tokens."
     @property
@@ -543,7 +558,7 @@ class TextDataBunch(DataBunch):
     @property
     def text_vocab(self) -> list[str] | None:
         "The tokens by number; None where nobody knows them."
-        return next((v for p in self.procs if (v := getattr(p, 'vocab', None)) is not None), None)
+        return _vocab_of(self.procs)
     @property
     def vocab(self) -> list | None: return self.text_vocab if self.is_lm else super().vocab
 
@@ -612,15 +627,21 @@ def _backwards(ld: LabeledData) -> LabeledData:
     res.x = ld.x.new(_corpus(ld).backwards())
     return res
 
-def get_clas_dls(train_ds, valid_ds, bs: int, pad_idx: int = 1, pad_first: bool = False, backwards: bool = False, generator: torch.Generator | None = None, **kw) -> tuple[DataLoader, DataLoader]:
-    """Loaders of whole texts with their labels, in batches of `bs` (training, by `SortishSampler`) and `2*bs` (validation, by `SortSampler`, so in another order than the data's), padded by `pad_collate`. `kw` goes to both.
+def _pad_of(ds) -> int:
+    "The number that pads the texts of `ds`, by the vocabulary that it remembers; 1 without one."
+    if (vocab := _vocab_of(getattr(ds, 'proc_x', None))) is None: return 1
+    if PAD not in vocab: raise ValueError(f'the vocabulary lacks {PAD}, which fills up short texts: pad_idx says what to take instead')
+    return vocab.index(PAD)
 
-    `backwards` reads each text from its end. Raises a `ValueError` for an empty set, or a `bs` below 1."""
+def get_clas_dls(train_ds, valid_ds, bs: int, pad_idx: int | None = None, pad_first: bool = False, backwards: bool = False, generator: torch.Generator | None = None, **kw) -> tuple[DataLoader, DataLoader]:
+    """Loaders of whole texts with their labels, in batches of `bs` (training, by `SortishSampler`) and `2*bs` (validation, by `SortSampler`, so in another order than the data's), padded by `pad_collate` with `pad_idx` (by default the vocabulary's `xxpad`, or 1 where there is none). `kw` goes to both.
+
+    `backwards` reads each text from its end. Raises a `ValueError` for an empty set, a `bs` below 1, or a vocabulary without `xxpad`."""
     if bs < 1: raise ValueError(f'get_clas_dls: bs must be 1 or more, not {bs}')
     for name, ds in dict(train_ds=train_ds, valid_ds=valid_ds).items():
         if not len(ds): raise ValueError(f'get_clas_dls: {name} is empty: look at how it was split')
     if backwards: train_ds, valid_ds = map(_backwards, (train_ds, valid_ds))
-    kw = dict(collate_fn=partial(pad_collate, pad_idx=pad_idx, pad_first=pad_first)) | kw
+    kw = dict(collate_fn=partial(pad_collate, pad_idx=_pad_of(train_ds) if pad_idx is None else pad_idx, pad_first=pad_first)) | kw
     train_len, valid_len = (_corpus(o).lengths.tolist().__getitem__ for o in (train_ds, valid_ds))
     return (DataLoader(train_ds, batch_size=bs, sampler=SortishSampler(train_ds, train_len, bs, generator), **kw),
             DataLoader(valid_ds, batch_size=2*bs, sampler=SortSampler(valid_ds, valid_len), generator=torch.Generator(), **kw))
@@ -633,13 +654,13 @@ def clas_databunchify(sd: SplitData, bs: int, **kw) -> TextDataBunch:
 
 # %% ../nbs/12_text.ipynb #0315ae9b
 def join_columns(df: pd.DataFrame, text_cols='text') -> list[str]:
-    """Each row's text. What stands in several columns is joined, with a mark before each: `xxfld 1 … xxfld 2 …`. Missing values are empty, and numbers are written out.
+    """Each row's text. What stands in several columns is joined, with a mark before each: `xxfld 1 … xxfld 2 …`. Missing values are empty, and numbers are written out (whole ones without `.0`, which pandas gives them where a value is missing).
 
     Raises a `ValueError` for a column that isn't there."""
     cols = listify(text_cols)
     if not cols: raise ValueError('join_columns needs the name of a column of text at least')
     if missing := [c for c in cols if c not in df]: raise ValueError(f'no column {", ".join(map(repr, missing))}; the table has {", ".join(map(repr, df.columns))}')
-    texts = [['' if empty else str(v) for v, empty in zip(df[c].tolist(), df[c].isna())] for c in cols]
+    texts = [['' if empty else str(v).removesuffix('.0') if isinstance(v, float) else str(v) for v, empty in zip(df[c].tolist(), df[c].isna())] for c in cols]
     if len(cols) == 1: return texts[0]
     return [' '.join(f'{FLD} {i} {t}' for i, t in enumerate(row, 1)) for row in zip(*texts)]
 
@@ -674,11 +695,15 @@ def _yes_no(values, column, first_row):
     return res
 
 # %% ../nbs/12_text.ipynb #bc6d47cc
+def _check_storable(labels, where):
+    "A `ValueError` for labels that JSON doesn't have."
+    if odd := [o for o in labels if not isinstance(o, (str, int, float))]: raise ValueError(f"{where} labels of the type {type(odd[0]).__name__}, which a folder can't hold: make strings of them")
+
 class _Rows:
-    "The rows of a table, chunk by chunk: gives their texts, and remembers labels and which are for validation."
-    def __init__(self, chunks, text_cols, label_cols, valid_col, p_valid, seed):
+    "The rows of a table, chunk by chunk: gives their texts, and remembers labels (with `stored`, those that a folder can hold) and which are for validation."
+    def __init__(self, chunks, text_cols, label_cols, valid_col, p_valid, seed, stored=False):
         self.chunks, self.text_cols, self.label_cols, self.valid_col, self.p_valid, self.rng = chunks, text_cols, listify(label_cols), valid_col, p_valid, np.random.default_rng(seed)
-        self.labels, self.valid = [], []
+        self.labels, self.valid, self.stored = [], [], stored
     def __iter__(self):
         for df in self.chunks:
             n, texts = len(self.valid), join_columns(df, self.text_cols)
@@ -691,6 +716,7 @@ class _Rows:
         if len(self.label_cols) > 1: return [[c for c, on in zip(self.label_cols, row) if on] for row in zip(*(_yes_no(df[c].tolist(), c, n) for c in self.label_cols))]
         col = df[self.label_cols[0]]
         if (empty := (col.isna() | (col == '')).to_numpy()).any(): raise DataError(f'row {n + int(empty.argmax())} has no label in the column {self.label_cols[0]!r}')
+        if self.stored: _check_storable(col.tolist(), f'the column {self.label_cols[0]!r} has')
         return col.tolist()
 
 # %% ../nbs/12_text.ipynb #e361e925
@@ -702,7 +728,6 @@ def _collect(parts, rows, file):
         lengths.append(n)
         train = np.repeat(~np.array(rows.valid[start:start + len(n)], bool), n)
         start += len(n)
-
         counts = np.concatenate([counts, np.zeros(len(numbers) - len(counts), np.int64)]) + np.bincount(ids[train], minlength=len(numbers))
         file.write(ids.tobytes())
     file.flush()
@@ -745,12 +770,12 @@ def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=
                          proc_y: Processor | None = None, chunksize: int = 10_000, folder: str | Path | None = None, known=(), **kw) -> SplitData:
     """Labelled texts from a DataFrame, or from a CSV file that is read `chunksize` rows at a time (`kw` goes to `pd.read_csv`), so that it may be larger than memory; with a `folder`, the numbers, too, are on the disk only, and stay there (see `load_text_data`, also for `known`).
 
-
     `text_cols` is a column or several (see `join_columns`). `label_cols` is one of labels, or several of 0 and 1 (one for each label, any number of which may be true), or None. `valid_col` is 1 where a row is for validation; without it, a share `p_valid` is drawn by `seed`. What a file holds is text: its labels are strings, and neither `NA` nor `None` is missing. (`dtype=` and `keep_default_na=` change that.)
-    A `ValueError` or a `DataError` names a column that is missing, or the row that is wrong."""
-    rows = _Rows(_chunks_of(table, chunksize, kw), text_cols, label_cols, valid_col, p_valid, seed)
+    A `ValueError` or a `DataError` names a column that is missing, or whose labels a folder can't hold, or the row that is wrong."""
+    rows = _Rows(_chunks_of(table, chunksize, kw), text_cols, label_cols, valid_col, p_valid, seed, folder is not None)
     proc_tok, proc_num = proc_tok or TokenizeProcessor(), proc_num or NumericalizeProcessor()
     if rows.label_cols: proc_y = proc_y or (CategoryProcessor() if len(rows.label_cols) == 1 else MultiCategoryProcessor(rows.label_cols))
+    if folder is not None: _about([proc_tok, proc_num], proc_y, known)   # what can't be stored should be known before the work
     with tempfile.TemporaryDirectory() as room:
         with open(Path(room)/'tokens', 'wb') as f: words, counts, lengths = _collect(proc_tok.chunks(iter(rows)), rows, f)
         valid = np.array(rows.valid, bool)
@@ -797,19 +822,22 @@ TokenizeProcessor.from_settings = classmethod(_from_tok_settings)
 # %% ../nbs/12_text.ipynb #793d9b9a
 _text_format = 'exp texts 1'
 
+def _about(proc_x, proc_y, known) -> dict:
+    "What is needed for new texts, as JSON can hold it; else a `ValueError`."
+    by_kind = {type(p): p for p in listify(proc_x)}
+    if not {TokenizeProcessor, NumericalizeProcessor} <= by_kind.keys(): raise ValueError('save_text_data needs data whose proc_x is [TokenizeProcessor, NumericalizeProcessor]')
+    if proc_y is not None and type(proc_y) not in (CategoryProcessor, MultiCategoryProcessor): raise ValueError(f'save_text_data knows CategoryProcessor and MultiCategoryProcessor, and no {type(proc_y).__name__}')
+    if proc_y is not None: _check_storable(proc_y.vocab or [], f'the {type(proc_y).__name__} has')
+    return dict(tokenizer=by_kind[TokenizeProcessor].settings(known), text_vocab=by_kind[NumericalizeProcessor].vocab,
+                labels=None if proc_y is None else dict(multi=isinstance(proc_y, MultiCategoryProcessor), vocab=proc_y.vocab))
+
 def save_text_data(folder: str | Path, sd: SplitData, known=()) -> Path:
     """Writes labelled texts, as numbers, with all that is needed for new texts, to `folder`, all or nothing: arrays and JSON. `load_text_data` reads it.
 
     `known` are rules and tokenizers of your own (functions, stored by name). A `ValueError` says what can't be stored."""
-    folder, train = Path(folder), sd.train
-    by_kind = {type(p): p for p in listify(train.proc_x)}
-    if not {TokenizeProcessor, NumericalizeProcessor} <= by_kind.keys(): raise ValueError('save_text_data needs data whose proc_x is [TokenizeProcessor, NumericalizeProcessor]')
-    if train.proc_y is not None and type(train.proc_y) not in (CategoryProcessor, MultiCategoryProcessor): raise ValueError(f'save_text_data knows CategoryProcessor and MultiCategoryProcessor, and no {type(train.proc_y).__name__}')
-    about = dict(tokenizer=by_kind[TokenizeProcessor].settings(known), text_vocab=by_kind[NumericalizeProcessor].vocab,
-                 labels=None if train.proc_y is None else dict(multi=isinstance(train.proc_y, MultiCategoryProcessor), vocab=train.proc_y.vocab))
-    about_json = json.dumps(about, ensure_ascii=False)   # before anything is written: labels may be of a kind that JSON doesn't have
+    folder, about = Path(folder), _about(sd.train.proc_x, sd.train.proc_y, known)
     with new_folder(folder, dict(source=_text_format)) as new:
-        (new/'about.json').write_text(about_json, encoding='utf-8')
+        (new/'about.json').write_text(json.dumps(about))   # with ASCII escapes, so that any string can be written
         for name, ld in dict(train=sd.train, valid=sd.valid).items():
             _corpus(ld).save(new/name)
             np.save(new/f'{name}_labels.npy', np.stack(ld.y.items) if about['labels'] and about['labels']['multi'] else np.array(ld.y.items, np.int64), allow_pickle=False)

@@ -22,10 +22,12 @@ class LSTMCell(nn.Module):
 
 # %% ../nbs/12a_awd_lstm.ipynb #a98fa6df
 def to_detach(h):
-    "`h` without its history: the tensors in it, inside of lists, tuples and dicts as well, detached. None stays None."
+    "`h` without its history: the tensors in it, inside of lists, tuples (also named ones) and dicts as well, detached. None stays None."
     if isinstance(h, Tensor): return h.detach()
     if isinstance(h, dict): return {k: to_detach(v) for k, v in h.items()}
-    return h if h is None else type(h)(to_detach(v) for v in h)
+    if h is None: return h
+    parts = [to_detach(v) for v in h]
+    return type(h)(*parts) if hasattr(h, '_fields') else type(h)(parts)   # a named tuple (a PackedSequence, say) takes them one by one
 
 # %% ../nbs/12a_awd_lstm.ipynb #00b99929
 def _check_p(who, p):

@@ -269,6 +269,11 @@ def test_to_detach_keeps_the_kinds():
     got = to_detach({'a': [x, (x, None)]})
     assert isinstance(got['a'], list) and isinstance(got['a'][1], tuple) and not got['a'][1][0].requires_grad and got['a'][1][1] is None
 
+def test_to_detach_knows_named_tuples():
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 2, requires_grad=True)*2, torch.ones(1, 2)])
+    got = to_detach((packed, None))
+    assert type(got[0]) is type(packed) and packed.data.requires_grad and not got[0].data.requires_grad and torch.equal(got[0].data, packed.data) and got[0].batch_sizes.tolist() == [2, 1, 1]
+
 # measures
 def test_flat_loss_and_accuracy():
     out, y = torch.randn(3, 4, VOCAB), torch.randint(0, VOCAB, (3, 4))

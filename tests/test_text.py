@@ -12,7 +12,7 @@ import exp.nb_12 as nb
 
 quick = settings(max_examples=80)
 # texts that hit the rules often, beside all others
-pieces = st.sampled_from(['a', 'no', 'No', 'NO', ' ', '  ', '\n', '\t', '.', ',', '!!!!', '&amp;', '&#39;', 'amp;', '#39;', ';', '#', '/', '<br />', '<', '>', 'é', 'İ', 'ß', 'ǅ', '\xa0', '\u2028', '\x1c', "'", '"', '2222', '@', ' @-@ ', ':', ')', ':)', '-', '_', '漢字', '🙂'])
+pieces = st.sampled_from(['a', 'no', 'No', 'NO', ' ', '  ', '\n', '\t', '.', ',', '!!!!', '&amp;', '&#39;', 'amp;', '#39;', ';', '#', '/', '<br />', '\r\n', '\r', '<', '>', 'é', 'İ', 'ß', 'ǅ', '\xa0', '\u2028', '\x1c', "'", '"', '2222', '@', ' @-@ ', ':', ')', ':)', '-', '_', '漢字', '🙂'])
 texts = st.one_of(st.text(), st.lists(pieces, max_size=20).map(''.join))
 token_lists = st.lists(st.lists(st.text('abC', min_size=1, max_size=3), max_size=8), max_size=8)
 corpora = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=6), max_size=8)
@@ -26,7 +26,8 @@ def squeezed(t): return re.sub(r' +', '', t)
 def test_sub_br_changes_breaks_only_and_leaves_none(t):
     res = nb.sub_br(t)
     assert not re.search(r'<\s*br\s*/?\s*>', res, re.I) or '<' in re.sub(r'<\s*br\s*/?\s*>', '', t, flags=re.I)
-    if '<' not in t: assert res == t
+    if '<' not in t: assert res == t.replace('\r\n', '\n').replace('\r', '\n')
+    assert '\r' not in res
 
 @quick
 @given(texts)
@@ -137,6 +138,13 @@ def test_files_are_read_by_the_workers_and_errors_name_them(tmp_path):
     files[123].write_bytes(b'caf\xe9 \xff')
     with pytest.raises(nb.DataError, match='123.txt is not UTF-8'): nb.TokenizeProcessor(max_workers=2)(files)
 
+@pytest.mark.parametrize('item', [None, float('nan'), 7, b'bytes'])
+@pytest.mark.parametrize('n', [3, 250])
+def test_what_is_no_text_is_named(item, n):
+    for items in ([*['a']*n, item], iter([*['a']*n, item])):
+        with pytest.raises(nb.DataError, match=re.escape(f'text {n} must be a string or a Path, not {item!r}: an empty cell?')): nb.TokenizeProcessor(max_workers=2, chunksize=100)(items)
+    with pytest.raises(nb.DataError, match='a text must be a string'): tok.proc1(item)
+
 def test_long_words_and_a_full_memory_change_nothing():
     kept = nb._Kept(lambda w: [w[:1]], most=3)
     assert [kept[w] for w in 'ab cd ef gh ij ab'.split()] == [('a',), ('c',), ('e',), ('g',), ('i',), ('a',)] and len(kept) <= 3
@@ -191,6 +199,21 @@ def test_parallel_is_lazy_in_its_items():
 
 def test_a_worker_that_dies_is_an_error():
     with pytest.raises(RuntimeError, match='worker processes died'): nb.parallel(lambda i: os.kill(os.getpid(), signal.SIGKILL), range(4), max_workers=2)
+
+class TwoParts(Exception):
+    def __init__(self, a, b): super().__init__(f'{a} and {b}')
+
+class Lock(Exception): pass
+
+def test_an_error_that_cannot_be_sent_is_told():
+    def f(i): raise TwoParts(i, 'more')
+    with pytest.raises(RuntimeError, match='TwoParts: 5 and more'): nb.parallel(f, [5, 6], max_workers=2)
+    def g(i): raise Lock(lambda: i)
+    with pytest.raises(RuntimeError, match='Lock: <function'): nb.parallel(g, [5, 6], max_workers=2)
+
+def test_an_error_that_can_be_sent_is_raised_as_it_is():
+    def f(i): raise nb.UnseenLabel(f'no {i}')
+    with pytest.raises(nb.UnseenLabel, match='no 5'): nb.parallel(f, [5, 6], max_workers=2)
 
 def test_no_process_stays_behind():
     before = set(multiprocessing.active_children())
@@ -329,6 +352,14 @@ def test_bad_vocabularies():
 @given(st.lists(st.sampled_from([*nb.default_spec_tok, 'a', '4', '\n', '.', "n't", '▁', '▁no', '٣', '']), max_size=12))
 def test_any_tokens_can_be_shown(toks): assert isinstance(nb.show_text(toks), str)
 
+def test_pieces_are_shown_with_their_repetitions():
+    toks = 'xxbos ▁ S ▁ xxrep ▁ 5 ▁ o ▁good ▁ xxrep ▁4 ▁ ! \n\n ▁ xxwrep ▁3 ▁no ▁fil m . xxeos'.split(' ')
+    assert nb.show_text(toks) == 'S ooooo good!!!!\n\nno no no film.'
+    vocab = sorted({*toks})
+    assert nb.show_text([vocab.index(t) for t in toks], vocab) == nb.show_text(toks)
+    assert nb.show_text(['xxbos', '▁un', 'xxunk', 'ly', 'xxpad', 'xxpad']) == 'unxxunkly'
+    assert nb.show_text(['▁', 'xxrep', '▁x', '▁y']) == 'x y'
+
 def test_an_unknown_word_is_shown_as_its_mark():
     assert nb.show_text(['xxmaj', 'the', 'xxmaj', 'xxunk', 'xxup', 'xxunk', 'xxup', 'bbc']) == 'The xxunk xxunk BBC'
     assert nb.show_text(['xxrep', '3', 'xxmaj', 'xxunk']) == 'xxunk'*3
@@ -368,6 +399,23 @@ def test_each_epoch_has_another_order_which_a_generator_decides():
         return [torch.cat([x for x, _ in dl]).tolist() for _ in range(2)]
     a, b = epochs(), epochs()
     assert a == b and a[0] != a[1]
+
+def test_a_second_pass_does_not_spoil_the_one_under_way():
+    data = nb.lm_databunchify(small_data(60), 2, 4)
+    dl = nb.LMLoader(data.train_ds, ahead=1)
+    order, batches = [], []
+    for i, b in enumerate(dl):
+        order.append(dl.dataset.order.tolist())
+        batches.append(b)
+        if i in (0, 3): next(iter(dl))
+        if i == 5: data.show_batch()
+    ids, used = data.train_ds.texts.ids, len(dl)*4
+    rows = torch.cat([x for x, _ in batches], 1)
+    assert goes_on(batches) and len({*map(tuple, order)}) == 4   # the dataset has got another order, thrice
+    pre = copy.copy(dl.dataset)
+    pre.order = np.array(order[0])
+    pre.ends = np.cumsum(pre.texts.lengths[pre.order])
+    assert rows.tolist() == [pre.read(r*pre.row_len, used).tolist() for r in range(2)]   # all texts, in the order of the first
 
 def test_validation_keeps_its_order_at_the_same_batch_size():
     c = nb.Corpus.from_lists([range(100)])
@@ -446,6 +494,25 @@ def test_a_classifier_s_batches_have_every_text_once():
     def texts_of(dl): return sorted(tuple(t for t in row if t != 1) + (int(l),) for x, y in dl for row, l in zip(x.tolist(), y))
     assert texts_of(data.train_dl) == sorted((*x.tolist(), y) for x, y in ll.train) and texts_of(data.valid_dl) == sorted((*x.tolist(), y) for x, y in ll.valid)
     assert data.vocab == ['bad', 'good'] and data.c_out == 2 and data.text_vocab == ll.train.proc_x[1].vocab and not data.is_lm
+
+@pytest.mark.parametrize('vocab, pad', [(['xxunk', 'a', 'b', 'xxpad'], 3), (['xxpad', 'xxunk', 'a', 'b'], 0), (['xxunk', 'xxpad', 'a', 'b'], 1)])
+def test_padding_is_the_vocabulary_s(vocab, pad):
+    num = nb.NumericalizeProcessor(vocab=vocab)
+    ds = nb.labelled_corpus(num([['a', 'b', 'a'], ['b']]), [0, 1], [nb.TokenizeProcessor(max_workers=1), num])
+    for dl in nb.get_clas_dls(ds, ds, 2):
+        x = sorted(next(iter(dl))[0].tolist(), key=lambda o: o.count(pad))
+        assert x == [num.numericalize(['a', 'b', 'a']), [num.otoi['b'], pad, pad]]
+    for dl in nb.get_clas_dls(ds, ds, 2, pad_idx=7): assert (next(iter(dl))[0] == 7).sum() == 2
+
+def test_a_vocabulary_without_padding_needs_pad_idx():
+    num = nb.NumericalizeProcessor(vocab=['xxunk', 'a'])
+    ds = nb.labelled_corpus(num([['a', 'a'], ['a']]), [0, 1], num)
+    with pytest.raises(ValueError, match='lacks xxpad'): nb.get_clas_dls(ds, ds, 2)
+    for dl in nb.get_clas_dls(ds, ds, 2, pad_idx=0): assert (next(iter(dl))[0] == 0).sum() == 1
+
+def test_without_a_vocabulary_padding_is_1():
+    ds = nb.labelled_corpus(nb.Corpus.from_lists([[5, 6], [7]]), [0, 1])
+    for dl in nb.get_clas_dls(ds, ds, 2): assert sorted(next(iter(dl))[0].tolist()) == [[5, 6], [7, 1]]
 
 def test_validation_does_not_touch_the_global_random_numbers():
     data = nb.clas_databunchify(small_data(), 4)
@@ -569,6 +636,26 @@ def test_empty_cells_and_numbers_are_text():
     df = pd.DataFrame(dict(text=['a', None, 3, float('nan')]))
     assert nb.join_columns(df) == ['a', '', '3', ''] and list(nb.TextList.from_df(df)) == ['a', '', '3', '']
 
+def test_whole_numbers_are_written_without_a_point():
+    df = pd.DataFrame(dict(stars=[8, None, 9.5, -0., 1e30], text=['8.0', 'a', '', None, 'b']))
+    assert nb.join_columns(df, 'stars') == ['8', '', '9.5', '-0', '1e+30'] and nb.join_columns(df)[0] == '8.0'
+    assert nb.join_columns(df, ['text', 'stars'])[0] == 'xxfld 1 8.0 xxfld 2 8'
+
+@pytest.mark.parametrize('labels', [pd.to_datetime(['2020-02-02', '2020-02-03']*15), [('a', 1), ('b', 2)]*15, [np.int64(1), 'b']*15])
+def test_labels_that_no_folder_holds_are_named_before_the_work(tmp_path, labels):
+    df, worked = table().assign(when=list(labels)), []
+    def count(t): return worked.append(t) or t
+    kw = dict(proc_tok=nb.TokenizeProcessor(pre_rules=[count], max_workers=1), valid_col='is_valid', folder=tmp_path/'out')
+    with pytest.raises(ValueError, match="the column 'when' has labels of the type.*make strings"): nb.text_data_from_table(df, 'body', 'when', known=[count], **kw)
+    with pytest.raises(ValueError, match='known=.count.'): nb.text_data_from_table(df, 'body', 'kind', **kw)
+    assert not worked and not (tmp_path/'out').exists()
+    sd = nb.text_data_from_table(df.assign(when=df.when.astype(str)), 'body', 'when', known=[count], **kw)
+    assert len(sd.train) == 24 and len(nb.load_text_data(tmp_path/'out', known=[count]).train.proc_y.vocab) == 2
+
+def test_dates_are_labels_in_memory():
+    days = pd.to_datetime(['2020-02-02', '2020-02-03']*15)
+    assert len(nb.text_data_from_table(table().assign(when=days), 'body', 'when', 'is_valid', **one_process).train.proc_y.vocab) == 2
+
 def test_multi_category():
     proc = nb.MultiCategoryProcessor()
     assert [o.tolist() for o in proc([['b', 'a'], [], 'b'])] == [[1, 1], [0, 0], [0, 1]] and proc.vocab == ['a', 'b']
@@ -584,6 +671,13 @@ def test_text_data_there_and_back(tmp_path):
     assert nb.clas_databunchify(loaded, 4).vocab == ['bad', 'good']
     nb.save_text_data(tmp_path/'d', loaded)   # over itself
     assert len(nb.load_text_data(tmp_path/'d').train) == 15
+
+def test_any_string_is_a_token_and_a_label(tmp_path):
+    odd = ['\ud83d', 'é', '漢字', '"', '\\', '\u2028', '\x00', '🙂']
+    num = nb.NumericalizeProcessor(vocab=[nb.UNK, nb.PAD, *odd])
+    ds = nb.labelled_corpus(num([odd, odd[::-1]]), [0, 1], [nb.TokenizeProcessor(tokenizer=str.split, max_workers=1), num], nb.CategoryProcessor(odd))
+    loaded = nb.load_text_data(nb.save_text_data(tmp_path/'d', nb.SplitData(ds, ds), [str.split]), [str.split])
+    assert loaded.train.proc_x[1].vocab == num.vocab and loaded.train.proc_y.vocab == odd
 
 def test_text_data_that_is_damaged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -604,6 +698,9 @@ def test_text_data_that_cannot_be_saved(tmp_path):
     ll.train.proc_x[0].pre_rules = [str.strip]
     with pytest.raises(ValueError, match=r'known=\[strip\]'): nb.save_text_data(tmp_path/'d', ll)
     assert not (tmp_path/'d').exists()
+    ll = small_data()
+    ll.train.proc_y = nb.CategoryProcessor([pd.Timestamp('2020-02-02')])
+    with pytest.raises(ValueError, match='the CategoryProcessor has labels of the type Timestamp'): nb.save_text_data(tmp_path/'d', ll)
     with pytest.raises(ValueError, match='proc_x is'): nb.save_text_data(tmp_path/'d', nb.SplitData(nb.labelled_corpus(nb.Corpus.from_lists([[1]]), [0]), None))
 
 # pieces of words
