@@ -13,8 +13,8 @@ TEST = 'test'
 
 # %% ../nbs/00_exports.ipynb #3a70396d
 @contextmanager
-def raises(exc: type[BaseException] = Exception, match: str = ''):
-    """Passes only if its body raises `exc` with a message in which the regular expression `match` is found.
+def raises(exc: type[BaseException] | tuple[type[BaseException], ...] = Exception, match: str = ''):
+    """Passes only if its body raises `exc` (or one of several, given as a tuple) with a message in which the regular expression `match` is found.
 
     Yields a list that will hold the error."""
     caught = []
@@ -23,7 +23,9 @@ def raises(exc: type[BaseException] = Exception, match: str = ''):
         caught.append(e)
         if not re.search(match, str(e)):
             raise AssertionError(f'{type(e).__name__} was raised, but {match!r} is not in its message: {e}') from e
-    else: raise AssertionError(f'{exc.__name__} was not raised')
+    else:
+        names = [e.__name__ for e in (exc if isinstance(exc, tuple) else [exc])]
+        raise AssertionError(f'{" or ".join(names)} was not raised')
 
 # %% ../nbs/00_exports.ipynb #058e10d1
 _marker = re.compile(r'# ?(?:\| ?)?export(?:[ \t]+(?P<module>[\w.]+))?\s*')

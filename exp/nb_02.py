@@ -34,9 +34,11 @@ def test_near_zero(a: float | Tensor, tol: float = 1e-3):
 # %% ../nbs/02_fully_connected.ipynb #74b5ebb2
 def mse(output: Tensor, targ: Tensor) -> Tensor:
     """Mean of the squared differences. `output` has `targ`'s shape, or one more last axis of length 1 (`[n,1]` beside `[n]`).
+    Whole numbers will do, and booleans count as 0 and 1.
     Any other pair of shapes is a `ValueError`, since broadcasting would compare each output with every target; so is having nothing to average."""
     if output.shape == (*targ.shape, 1): output = output.squeeze(-1)
     if output.shape != targ.shape:
         raise ValueError(f'mse: output is {list(output.shape)} and targ {list(targ.shape)}; they must have the same shape, but for a last axis of 1 in output')
     if not targ.numel(): raise ValueError(f'mse: nothing to average, output and targ are {list(targ.shape)}')
+    if targ.dtype == torch.bool: targ = targ.long()    # PyTorch doesn't subtract booleans
     return (_as_float(output) - targ).pow(2).mean()

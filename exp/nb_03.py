@@ -21,8 +21,11 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
 
 # %% ../nbs/03_minibatch_training.ipynb #2063aca2
 class Dataset:
-    "Inputs `x` and targets `y` as one sequence of pairs: `ds[i]` is `(x[i], y[i])`, for any `i` that both can be indexed with. Unequal lengths are a `ValueError`."
+    "Inputs `x` and targets `y` as one sequence of pairs: `ds[i]` is `(x[i], y[i])`, for any `i` that both can be indexed with. Unequal lengths are a `ValueError`, pandas objects a `TypeError`."
     def __init__(self, x, y):
+        for name, o in (('x', x), ('y', y)):
+            if isinstance(o, (pd.Series, pd.DataFrame)):
+                raise TypeError(f'Dataset: {name} is from pandas, which would be indexed by labels and not by position: give {name}.to_numpy()')
         if len(x) != len(y): raise ValueError(f'Dataset: x has {len(x)} items and y has {len(y)}; they must be pairs')
         self.x, self.y = x, y
     def __len__(self): return len(self.x)

@@ -166,6 +166,13 @@ def test_raises_fails_where_nothing_is_raised():
     with pytest.raises(KeyError):
         with raises(ValueError): raise KeyError('other errors pass through')
 
+def test_raises_takes_several_errors_and_names_them_where_none_is_raised():
+    for error in (KeyError, ValueError):
+        with raises((KeyError, ValueError), match='this') as caught: raise error('this')
+        assert type(caught[0]) is error
+    with pytest.raises(AssertionError, match='^KeyError or ValueError was not raised$'):
+        with raises((KeyError, ValueError)): pass
+
 def test_report_outside_of_jupyter_prints(capsys):
     report('a run', accuracy=.98764, n=60_000)
     assert capsys.readouterr().out == 'a run: accuracy 0.9876, n 60,000\n'

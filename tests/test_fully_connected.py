@@ -118,6 +118,16 @@ def test_mse_at_the_seams(out, targ): assert mse(torch.full(out, 3.), torch.full
 
 def test_mse_takes_whole_number_targets(): assert mse(torch.tensor([[1.5], [2.]]), torch.tensor([1, 4])).item() == pytest.approx((.25 + 4)/2)
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64, torch.int64, torch.bool], ids=str)
+def test_mse_counts_boolean_targets_as_0_and_1(dtype):
+    out, targ = torch.tensor([0, 1, 1]).to(dtype), torch.tensor([True, True, False])
+    loss = mse(out, targ)
+    assert loss.item() == mse(out[:, None], targ).item() == pytest.approx(2/3, abs=1e-3)
+    assert loss.dtype == (dtype if dtype.is_floating_point else torch.float32)
+
+def test_mse_keeps_large_whole_numbers_exact_beside_doubles():
+    assert mse(torch.tensor([2.**24], dtype=torch.float64), torch.tensor([2**24 + 1])).item() == 1
+
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.int64], ids=str)
 def test_mse_of_two_whole_number_tensors_is_a_float_that_has_not_wrapped(dtype):
     a, b = torch.tensor([0, 1]).to(dtype), torch.tensor([1, 1]).to(dtype)

@@ -1,6 +1,6 @@
 "Lesson 03 beyond what it shows: loaders over any sizes, datasets of other kinds, other processes, bad input."
 import copy, subprocess, sys
-import numpy as np
+import numpy as np, pandas as pd
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
@@ -81,6 +81,14 @@ def test_accuracy_needs_no_gradient_and_keeps_none():
 @pytest.mark.parametrize('x, y', [([1, 2, 3], [1, 2]), (torch.zeros(3), torch.zeros(4)), (np.zeros((2, 5)), []), ([], [0])])
 def test_dataset_refuses_unequal_lengths_and_names_both(x, y):
     with pytest.raises(ValueError, match=f'x has {len(x)} items and y has {len(y)}'): Dataset(x, y)
+
+@pytest.mark.parametrize('name', ['x', 'y'])
+@pytest.mark.parametrize('make', [pd.Series, pd.DataFrame])
+def test_dataset_refuses_pandas_and_says_what_to_give(name, make):
+    pair = dict(x=[1, 2], y=[3, 4]) | {name: make([0, 1], index=[1, 0])}
+    with pytest.raises(TypeError, match=rf'{name} is from pandas.*give {name}\.to_numpy\(\)'): Dataset(**pair)
+    pair[name] = pair[name].to_numpy()
+    assert getattr(Dataset(**pair), name)[0] == 0    # the first, though it is labelled 1
 
 @pytest.mark.parametrize('make', [list, np.array, torch.tensor], ids=['list', 'array', 'tensor'])
 def test_dataset_of_lists_arrays_and_tensors_goes_through_a_loader(make):
