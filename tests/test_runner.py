@@ -121,7 +121,7 @@ def test_windows_line_ends_can_be_saved(project):
     assert json.loads(path.read_text())['cells'][0]['outputs']
 
 def test_only_whole_folders_are_shortened():
-    assert _shorten(['/work/a.py /work2/b </td>'], {'/work': '.', '/': '~'}) == ['./a.py /work2/b </td>']
+    assert _shorten(['/course/a.py /course2/b </td>'], {'/course': '.', '/': '~'}) == ['./a.py /course2/b </td>']
 
 def test_the_stamp_follows_code_and_only_code(project):
     path = project.write('05_x.ipynb', '# Title', 'x = 1')
