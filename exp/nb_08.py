@@ -186,13 +186,14 @@ class ResizeFixed(Transform):
         return item.resize(self.size, Image.Resampling.BILINEAR)
 
 # %% ../nbs/08_data_block.ipynb #4ad8e633
-def _check_bytes(item, who):
+def check_bytes(item: Image.Image, who: str):
+    "A `ValueError` that begins with `who`, unless the pixels of an image are bytes of brightness: those of palettes, of 1 or 16 bits, and floats aren't."
     if item.mode in ('1', 'P', 'PA', 'F') or item.mode.startswith('I'):
         raise ValueError(f"{who}: the pixels of an image of mode {item.mode!r} aren't bytes of brightness; put make_rgb before")
 
 def to_byte_tensor(item: Image.Image) -> Tensor:
     "The image as a uint8 tensor [channels, height, width]. Raises a `ValueError` where pixels aren't bytes of brightness: palettes, 1 or 16 bits, floats."
-    _check_bytes(item, 'to_byte_tensor')
+    check_bytes(item, 'to_byte_tensor')
     a = np.array(item)
     return torch.from_numpy(a[None] if a.ndim == 2 else np.ascontiguousarray(a.transpose(2, 0, 1)))
 to_byte_tensor._order = 20

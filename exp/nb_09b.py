@@ -320,7 +320,8 @@ class SaveCheckpoint(Callback):
         if better: run.save(self.folder/'best.pt')
         self.seen = done
     def after_cancel_train(self):
-        if self.run.epochs_done > self.seen: self.after_epoch(last=True)   # early stopping has ended the fit in our epoch's after_epoch
+        spoiled = any(isinstance(cb, TerminateOnNaN) and cb.stopped_at for cb in self.run.cbs)
+        if self.run.epochs_done > self.seen and not spoiled: self.after_epoch(last=True)   # early stopping has ended the fit in our epoch's after_epoch
 
 # %% ../nbs/09b_learner.ipynb #28762cc5
 class _Resume(Callback):

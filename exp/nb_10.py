@@ -148,7 +148,8 @@ def uniform(a: float, b: float) -> float:
 
 # %% ../nbs/10_augmentation.ipynb #e8f5548e
 def np_to_float(item: Image.Image) -> Tensor:
-    "An image as floats 0..1, [channels, height, width]: `to_byte_tensor` and `to_float_tensor` in one."
+    "An image as floats 0..1, [channels, height, width]: `to_byte_tensor` and `to_float_tensor` in one; raises what the former does."
+    check_bytes(item, 'np_to_float')
     a = np.array(item, dtype=np.float32)
     return torch.from_numpy(a[None] if a.ndim == 2 else a.transpose(2, 0, 1)).contiguous().div_(255)
 np_to_float._order = 30
@@ -162,12 +163,13 @@ class CropToBytes(PilTransform):
     """What `crop` (a `GeneralCrop`, but no tilt), `PilRandomFlip(p)` and `to_byte_tensor` do in turn, in one step that takes less time; values may differ by a rounding, and next to the rim, beyond which it doesn't look.
 
     The result is uint8 [channels, height, width], in memory pixel by pixel; `collate_images` keeps it so. Resampling is bilinear or bicubic: others are a `ValueError`. Boxes with fractions of pixels are rounded.
-    PyTorch does it where it has vector instructions for bytes (AVX2), else Pillow."""
+    PyTorch does it where it has vector instructions for bytes (AVX2), else Pillow. Raises a `ValueError` for the images that `to_byte_tensor` refuses."""
     def __init__(self, crop: GeneralCrop, p: float = 0.):
         self.mode = {Image.BILINEAR: 'bilinear', Image.BICUBIC: 'bicubic'}.get(crop.resample)
         if self.mode is None or isinstance(crop, PilTiltRandomCrop): raise ValueError(f'CropToBytes crops upright boxes, bilinear or bicubic: not {type(crop).__name__} with resample={crop.resample!r}')
         self.crop, self.p = crop, _check_p(p, 'CropToBytes')
     def __call__(self, img: Image.Image) -> Tensor:
+        check_bytes(img, 'CropToBytes')
         size = self.crop.size
         left, top, right, bottom = map(round, _draft(img, self.crop.get_box(*img.size), size))
         if not _has_vectors(): img, left, top, right, bottom = img.resize(size, self.crop.resample, box=(left, top, right, bottom)), 0, 0, *size

@@ -228,6 +228,12 @@ def test_np_to_float_equals_the_two_steps(mode):
     x = np_to_float(img)
     assert x.dtype == torch.float32 and x.is_contiguous() and torch.equal(x, to_float_tensor(to_byte_tensor(img)))
 
+@pytest.mark.parametrize('tfm', [np_to_float, CropToBytes(CenterCrop(4)), to_byte_tensor])
+@pytest.mark.parametrize('mode', ['1', 'P', 'PA', 'F', 'I', 'I;16'])
+def test_pixels_that_are_no_bytes_of_brightness_are_refused(tfm, mode):
+    name = getattr(tfm, '__name__', type(tfm).__name__)
+    with pytest.raises(ValueError, match=f"^{name}: the pixels of an image of mode '{mode}' .* put make_rgb before"): tfm(noise(9, 7, 'L').convert(mode))
+
 @given(w=st.integers(8, 200), h=st.integers(8, 200), size=st.tuples(st.integers(4, 64), st.integers(4, 64)), seed=st.integers(0, 10**6))
 @settings(max_examples=40)
 def test_crop_to_bytes_is_the_plain_chain_to_rounding(w, h, size, seed):

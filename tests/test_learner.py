@@ -460,6 +460,15 @@ def test_a_fit_that_is_cancelled_in_an_epoch_saves_nothing_of_it(tmp_path):
     tiny(SaveCheckpoint(tmp_path), At('after_step', CancelTrainException(), n=11)).fit(5)
     assert [p.stem for p in sorted(tmp_path.iterdir())] == ['epoch_0001', 'epoch_0002']
 
+def test_an_epoch_that_ended_in_nan_is_not_saved(tmp_path):
+    class Spoil(Callback):
+        def after_pred(self):
+            if self.run.epoch == 2: self.run.pred = self.run.pred*math.nan
+    learn = tiny(Spoil(), SaveCheckpoint(tmp_path), TerminateOnNaN(every=100))
+    learn.data.valid_dl = None   # so that the guard looks at the end of the epoch
+    learn.fit(5)
+    assert learn.terminate_on_nan.stopped_at[0] == 2 and [p.stem for p in sorted(tmp_path.iterdir())] == ['epoch_0001', 'epoch_0002']
+
 def test_a_second_training_in_the_same_folder_is_announced(tmp_path):
     tiny(SaveCheckpoint(tmp_path)).fit(2)
     learn = tiny(SaveCheckpoint(tmp_path))
