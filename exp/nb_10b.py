@@ -75,6 +75,18 @@ class NoneReduce:
         if self.is_module: self.loss_func.reduction = self.kept.pop()
 
 # %% ../nbs/10b_mixup_label_smoothing.ipynb #c19ffe58
+def _setting(loss_func, name):
+    "What a loss module has for `name`, or a loss function as its default; None where it knows no such thing."
+    if hasattr(loss_func, 'reduction'): return getattr(loss_func, name, None)
+    param = inspect.signature(getattr(loss_func, 'forward', loss_func)).parameters.get(name)
+    return param and param.default
+
+def _check_mean(who, loss_func, reduction):
+    ignored = _setting(loss_func, 'ignore_index')   # losses that have it divide by the weights of the labels, 0 for ignored ones
+    if reduction == 'mean' and ignored is not None and (ignored != -100 or _setting(loss_func, 'weight') is not None):
+        raise ValueError(f"{who} takes the plain mean of the mixed losses, but with weights of classes, or labels to be ignored, {loss_func!r:.80} takes a weighted one: give it reduction='sum', "
+                         "or write a loss function with an argument reduction that takes the plain mean of F.cross_entropy(..., reduction='none')")
+
 def _check_mixable(who, x, y):
     def kind(o): return str(o.dtype) if isinstance(o, Tensor) else type(o).__name__
     if not (isinstance(x, Tensor) and x.is_floating_point() and isinstance(y, Tensor)):
@@ -89,7 +101,8 @@ class Mixer(Callback):
     """In training, mixes each image with another one of its batch, and asks for both labels: the loss is the mixture of the two losses, which for cross-entropy is the loss for the mixed one-hot targets.
 
     Subclasses say how: `mix(x, x1, λ)` gets two batches of images and a number for each pair, drawn from Beta(α, α), and returns the mixed images and the shares `[n]` of `x` in them. Inputs are a float tensor `[n, ...]`,
-    targets a tensor `[n, ...]`; the loss function must suit `NoneReduce`. Validation is left alone. One a fit."""
+    targets a tensor `[n, ...]`; the loss function must suit `NoneReduce`, and reduce by a sum or a plain mean: with weights of classes, or an `ignore_index`, the mean of PyTorch's cross-entropy is another one,
+    so a `ValueError` asks for the sum (labels of -100, which it ignores by default, aren't looked for). Validation is left alone. One a fit."""
     _order = 90   # after the batch has been moved and normalised
     def __init__(self, α: float):
         if not 0 < α < math.inf: raise ValueError(f'{type(self).__name__} draws from Beta(α, α), so α must be above 0 and finite, not {α}')
@@ -99,7 +112,9 @@ class Mixer(Callback):
     def begin_fit(self):
         run, who = self.run, type(self).__name__
         if other := [type(cb).__name__ for cb in run.cbs if isinstance(cb, Mixer) and cb is not self]: raise ValueError(f'{who} and {other[0]} in one fit would mix what is mixed already: take one of them')
-        self.each, self.plain, run.loss_func = NoneReduce(run.loss_func), run.loss_func, self.mixed_loss
+        each = NoneReduce(run.loss_func)
+        _check_mean(who, run.loss_func, each.reduction)
+        self.each, self.plain, run.loss_func = each, run.loss_func, self.mixed_loss
     def after_fit(self):
         if self.plain is not None and self.run.loss_func == self.mixed_loss: self.run.loss_func = self.plain
         self.forget()

@@ -84,7 +84,7 @@ class SampledSoftmax(SampledSoftmax):
     def scores(self, x: Tensor) -> Tensor:
         "What the decoder gives meanwhile: a score for each candidate."
         w, bias = F.embedding(self.words, self.linear.weight), self.linear.bias
-        return F.linear(x, w, -self.log_p.to(x.dtype) if bias is None else bias[self.words] - self.log_p)
+        return F.linear(x, w, (-self.log_p if bias is None else bias[self.words] - self.log_p).to(w.dtype))
     def after_pred(self): self.give_back()
     def after_cancel_batch(self): self.give_back()
     def after_fit(self): self.give_back()
@@ -195,9 +195,9 @@ def sampling_probs(scores: Tensor, temperature: float = 1., top_k: int | None = 
 
 # %% ../nbs/12b_lm_pretrain.ipynb #06221404
 def _generate(self, text: str = '', n_words: int = 40, temperature: float = 1., top_k: int | None = None, min_p: float | None = None, seed: int | None = None, no_unk: bool = True) -> str:
-    """`text` and up to `n_words` more words, each drawn as `sampling_probs` says; less, where the model ends the text. A `seed` gives the same words each time.
+    """`text`, as the model reads it (words it doesn't know are `xxunk`), and up to `n_words` more words, each drawn as `sampling_probs` says; less, where the model ends the text. A `seed` gives the same words each time.
 
-    `no_unk`: never `xxunk`. A model that reads backwards writes what comes before the text."""
+    `no_unk`: `xxunk` is never drawn. A model that reads backwards writes what comes before the text."""
     vocab, marks = self.text_vocab, {TK_MAJ, TK_UP, TK_REP, TK_WREP}
     start, end = (EOS, BOS) if self.backwards else (BOS, EOS)
     banned = [i for i, t in enumerate(vocab) if t in (PAD, start) or t == UNK and no_unk]
@@ -235,12 +235,12 @@ class LMParts(NamedTuple):
     vocab: list[str]
     sizes: dict[str, int]
 
-def _save_lm(self, path: str | Path, known=()) -> Path:
-    """Write weights, vocabulary, sizes and tokenizer into one file; `load_lm` and `lm_parts` read it.
+def _save_lm(self, path: str | Path, known=(), settings: dict | None = None) -> Path:
+    """Write weights, vocabulary, sizes and tokenizer into one file; `load_lm` and `lm_parts` read it. `settings` are what it was trained by, as `pretrained_lm` will ask (numbers and names).
 
     Raises a `ValueError` for a tokenizer or rules of your own (functions, stored by name), unless they are among `known`."""
     tok = next((p.settings(known) for p in self.data.procs if hasattr(p, 'settings')), None)
-    about = dict(vocab=list(self.text_vocab), sizes=self.sizes, backwards=self.backwards, tokenizer=tok)
+    about = dict(vocab=list(self.text_vocab), sizes=self.sizes, backwards=self.backwards, tokenizer=tok, settings=settings or {})
     kept = {}
     state = {k: kept.setdefault(v.data_ptr(), v.detach().cpu()) for k, v in self.model.state_dict().items()}   # tied weights once
     save_safely(dict(format=_format, about=json.dumps(about), model=state), path)
@@ -285,13 +285,16 @@ def load_lm(path: str | Path, data: TextDataBunch | None = None, known=(), **kw)
     """The learner that `learn.save_lm` has written to `path`. Safe to use on files of others. Without `data` it writes, and knows neighbours; with data of the same vocabulary it trains and validates. `known` are
     tokenizers and rules of your own that the file names; `kw` goes to `lm_learner`.
 
-    Raises a `ValueError` that names the file if it is something else or damaged, or if its weights or vocabulary don't fit."""
+    Raises a `ValueError` that names the file if it is something else or damaged, or if its weights, its vocabulary or the direction in which it reads don't fit."""
     about, state = _read_lm(path)
-    if data is not None: _check_vocab(path, about['vocab'], list(data.text_vocab or []))
+    backwards = bool(about.get('backwards'))
+    if data is not None:
+        _check_vocab(path, about['vocab'], list(data.text_vocab or []))
+        if data.train_ds.texts.reverse != backwards: raise ValueError(f'{path} has learned to read {"from the end" if backwards else "from the beginning"}, and this data reads the other way: make it with backwards={backwards}')
     else:
         try: toks = [TokenizeProcessor.from_settings(about['tokenizer'], known)] if about.get('tokenizer') else []
         except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{path}: its tokenizer is not known here ({e})') from e
-        data = NoTexts(about['vocab'], [*toks, NumericalizeProcessor(about['vocab'])], bool(about.get('backwards')))
+        data = NoTexts(about['vocab'], [*toks, NumericalizeProcessor(about['vocab'])], backwards)
     learn = lm_learner(data, **about['sizes'], **kw)
     check_weights(learn.model, state, path)
     learn.model.load_state_dict(state)
@@ -300,34 +303,43 @@ def load_lm(path: str | Path, data: TextDataBunch | None = None, known=(), **kw)
 
 # %% ../nbs/12b_lm_pretrain.ipynb #41a13278
 def pretrained_path(name: str | Path, backwards: bool = False) -> Path:
-    "Where the language model is kept that was pre-trained on the text `name`: that of a dataset, such as 'wikitext-2', or its folder. In the cache folder (`$EXP_HOME`), in `models`; the file need not be there."
+    """Where the language model is kept that was pre-trained on the text `name`: that of a dataset, such as 'wikitext-2', or its folder. In the cache folder (`$EXP_HOME`), in `models`; the file need not be there.
+
+    The model of a folder of your own has a few letters behind its name that stand for its path, as other folders may be called alike."""
     if Path(name).is_dir():
-        m = find_marker(name)
-        name = re.sub(r'[^\w.-]+', '-', m['name']) + '-sample'*(m['source'] == 'sample')
+        m, path = find_marker(name), Path(name).resolve()
+        own = f'-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}' if m['source'] == 'own folder' else ''
+        name = re.sub(r'[^\w.-]+', '-', path.name if own else m['name']) + own + '-sample'*(m['source'] == 'sample')
     if not re.fullmatch(r'[\w.-]+', str(name)): raise ValueError(f'{str(name)!r} is neither a folder nor a name of letters, digits, dots and dashes')
     return data_home()/'models'/f'{name}{"-backwards"*backwards}.pt'
 
 # %% ../nbs/12b_lm_pretrain.ipynb #78a00642
+def _recipe(path, settings) -> dict:
+    recipe = lm_recipe(path)
+    if unknown := settings.keys() - recipe.keys(): raise TypeError(f'pretraining has no setting {", ".join(sorted(unknown))}; there are {", ".join(recipe)}')
+    return recipe | settings
+
 def pretrain_lm(path: str | Path, dest: str | Path | None = None, backwards: bool = False, progress: bool = True, seed: int = 42, **settings) -> Path:
     """Trains a language model on the texts in the folder `path` (as `wiki_databunch` takes them) by `lm_recipe(path)`, changed by `settings`, with one cycle; saves it to `dest` (default: `pretrained_path`), and returns that.
 
     `seed` goes to `set_seed`, so that the same call gives the same model, wherever it stands. A `TypeError` for a setting that isn't in the recipe."""
-    recipe = lm_recipe(path)
-    if unknown := settings.keys() - recipe.keys(): raise TypeError(f'pretrain_lm: no setting {", ".join(sorted(unknown))}; there are {", ".join(recipe)}')
-    r = SimpleNamespace(**recipe | settings)
+    r = SimpleNamespace(**_recipe(path, settings))
+
     data = wiki_databunch(path, r.bs, r.bptt, r.max_vocab, backwards=backwards)
     set_seed(seed)
     learn = lm_learner(data, r.emb_sz, r.n_hid, r.n_layers, r.drop_mult, lr=r.lr, n_sampled=r.n_sampled, progress=progress)
     learn.fit(r.epochs, cbs=sched_1cycle(r.lr, mom_start=.9, mom_mid=.8, mom_end=.9))
-    return learn.save_lm(dest or pretrained_path(path, backwards))
+    return learn.save_lm(dest or pretrained_path(path, backwards), settings=vars(r))
 
 def pretrained_lm(path: str | Path, backwards: bool = False, progress: bool = True, **settings) -> Path:
     """The file of a language model that was pre-trained on the texts in the folder `path`: the one that is there, else `pretrain_lm` makes it.
 
-    A `ValueError` if the one that is there has other sizes than `lm_recipe(path)`, changed by `settings`: it was made on another machine, or by other settings."""
-    file = pretrained_path(path, backwards)
+    A `ValueError` if the one that is there has other sizes than `lm_recipe(path)`, changed by `settings`, or was trained by others than those `settings`; a `TypeError` for a setting that isn't in the recipe."""
+    file, wanted = pretrained_path(path, backwards), _recipe(path, settings)
     if not file.exists(): return pretrain_lm(path, file, backwards, progress, **settings)
-    sizes, wanted = lm_parts(file).sizes, lm_recipe(path) | settings
-    if sizes != (wanted := {k: wanted[k] for k in sizes}):
-        raise ValueError(f'{file} has the sizes {sizes}, and {wanted} are wanted: take the file as it is, pass its sizes, or remove it, and it is trained anew')
+    about, _ = _read_lm(file)
+    had = about.get('settings', {}) | about['sizes']
+    other = [k for k in had if had[k] != wanted.get(k) and (k in settings or k in about['sizes'])]
+    if other: raise ValueError(f'{file} was trained with {", ".join(f"{k}={had[k]!r}" for k in other)}, and {", ".join(f"{k}={wanted[k]!r}" for k in other)} is wanted: '
+                               'ask for what is there, train one by pretrain_lm with a dest of its own, or remove the file')
     return file

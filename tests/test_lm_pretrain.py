@@ -396,7 +396,32 @@ def test_a_model_is_trained_once(monkeypatch, tmp_path, folder):
     first = nb.pretrained_lm(folder, progress=False, **small)
     stamp = first.stat().st_mtime_ns
     assert nb.pretrained_lm(folder, progress=False, **small) == first and first.stat().st_mtime_ns == stamp and nb.lm_parts(first).sizes == dict(emb_sz=8, n_hid=8, n_layers=1)
-    with pytest.raises(ValueError, match="'emb_sz': 8.*'emb_sz': 9.* wanted"): nb.pretrained_lm(folder, progress=False, **small | dict(emb_sz=9))
+    with pytest.raises(ValueError, match='trained with emb_sz=8, and emb_sz=9 is wanted'): nb.pretrained_lm(folder, progress=False, **small | dict(emb_sz=9))
+    with pytest.raises(ValueError, match='trained with epochs=1, and epochs=2 is wanted'): nb.pretrained_lm(folder, progress=False, **small | dict(epochs=2))
+    with pytest.raises(TypeError, match='no setting epoch;'): nb.pretrained_lm(folder, progress=False, **small, epoch=2)
+    sizes = {k: small[k] for k in ('emb_sz', 'n_hid', 'n_layers')}
+    assert nb.pretrained_lm(folder, progress=False, **sizes) == first   # what isn't asked for may be anything
+
+def test_folders_of_one_name_have_models_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setenv('EXP_HOME', str(tmp_path/'home'))
+    folders = [tmp_path/o/'wikitext-2' for o in 'ab']
+    for o in folders: o.mkdir(parents=True)
+    paths = [nb.pretrained_path(o) for o in folders]
+    assert len({*paths, nb.pretrained_path('wikitext-2')}) == 3 and paths[0] == nb.pretrained_path(folders[1]/'..'/'..'/'a'/'wikitext-2')
+
+def test_the_direction_of_a_model_must_be_that_of_the_data(tmp_path, folder):
+    small = dict(emb_sz=8, n_hid=8, n_layers=1, bs=4, bptt=10, epochs=1, n_sampled=5, progress=False)
+    for backwards in (False, True):
+        file = nb.pretrain_lm(folder, tmp_path/'a.pt', backwards=backwards, **small)
+        vocab = nb.lm_parts(file).vocab
+        assert nb.load_lm(file, nb.wiki_databunch(folder, 4, 10, vocab=vocab, backwards=backwards)).backwards == backwards
+        with pytest.raises(ValueError, match=f'backwards={backwards}'): nb.load_lm(file, nb.wiki_databunch(folder, 4, 10, vocab=vocab, backwards=not backwards))
+
+@pytest.mark.parametrize('cb', [lambda: nb.MixedPrecision(), lambda: nb.AmpCallback(torch.bfloat16)])
+def test_sampled_softmax_works_in_half_precision(folder, cb):
+    learn = nb.lm_learner(nb.wiki_databunch(folder, 4, 10), 8, 8, 1, n_sampled=5, xtra_cb=cb(), progress=False)
+    learn.fit(1)
+    assert all(p.isfinite().all() and p.dtype == torch.float32 for p in learn.model.parameters())
 
 def test_the_same_call_makes_the_same_model(tmp_path, folder):
     small = dict(emb_sz=8, n_hid=8, n_layers=1, bs=4, bptt=10, epochs=1, n_sampled=5, progress=False)

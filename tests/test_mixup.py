@@ -279,6 +279,38 @@ def test_a_loss_that_cant_be_had_item_by_item_is_refused_before_the_first_batch(
     with pytest.raises(TypeError, match='NoneReduce needs a loss that can be had item by item'): learn.fit(1, cbs=[MixUp(), take])
     assert learn.loss_func is loss_func
 
+weights = torch.tensor([1., 10, 10, 2, 3])
+
+@pytest.mark.parametrize('mixer', [MixUp, CutMix])
+@pytest.mark.parametrize('loss_func', [nn.CrossEntropyLoss(weight=weights), nn.CrossEntropyLoss(ignore_index=0), nn.NLLLoss(weight=weights), partial(F.cross_entropy, weight=weights), partial(F.cross_entropy, ignore_index=0)], ids=str)
+def test_a_weighted_mean_is_refused_before_the_first_batch(mixer, loss_func):
+    learn = learner(loss_func)
+    with pytest.raises(ValueError, match=f"{mixer.__name__} takes the plain mean .* give it reduction='sum'"): learn.fit(1, cbs=mixer())
+    assert learn.loss_func is loss_func
+
+@pytest.mark.parametrize('mixer', [MixUp, CutMix])
+def test_a_weighted_sum_is_that_of_the_mixed_one_hot_targets(mixer):
+    for loss_func in (nn.CrossEntropyLoss(weight=weights, reduction='sum'), partial(F.cross_entropy, weight=weights, reduction='sum')):
+        learn, take = learner(loss_func), TakeDown()
+        learn.fit(1, cbs=[mixer(), take])
+        check_seen(take.seen, 5, loss_func)
+
+def test_a_sum_may_leave_out_labels():
+    loss_func = nn.CrossEntropyLoss(ignore_index=0, reduction='sum')
+    learn, take = learner(loss_func), TakeDown()
+    learn.fit(1, cbs=[MixUp(), take])
+    check_seen(take.seen, 5, nn.CrossEntropyLoss(weight=torch.tensor([0., 1, 1, 1, 1]), reduction='sum'))
+
+def test_weights_in_a_mean_that_is_plain_are_mixed():
+    "PyTorch's binary cross-entropy with weights divides by the number of items."
+    loss_func = nn.BCEWithLogitsLoss(weight=weights, pos_weight=weights)
+    learn, take = learner(loss_func), TakeDown()
+    learn.data.train_ds.y, learn.data.valid_ds.y = (one_hot(o.y, 5) for o in (learn.data.train_ds, learn.data.valid_ds))
+    learn.fit(1, cbs=[MixUp(), take])
+    for s in take.seen:
+        targets = s['λ'][:, None]*s['yb'] + (1 - s['λ'][:, None])*s['yb1'] if s['train'] else s['yb']
+        assert abs(loss_func(s['pred'], targets) - s['loss']) <= 1e-6*max(1, abs(s['loss']))
+
 def test_a_loss_that_ignores_reduction_is_named():
     def loss(pred, yb, reduction='mean'): return F.cross_entropy(pred, yb)
     with pytest.raises(ValueError, match=r'MixUp needs a loss for each of the 8 items, but .* gave the shape \[\]'): learner(loss).fit(1, cbs=MixUp())
