@@ -56,8 +56,8 @@ def _save(outcomes) -> bool:
 
 # %% ../nbs/00_exports.ipynb #900aaafb
 def cmd_run(args) -> int:
-    "Run lessons, write their pages, and with --save keep their outputs."
-    from exp.pages import write_pages
+    "Run lessons, write their pages, print what they report, and with --save keep their outputs."
+    from exp.pages import result_rows, write_pages
     from exp.runner import pick_lessons
     root = project_root()
     paths, modules = pick_lessons(args.lessons, root/'nbs'), export_status(root/'nbs', root/'exp')
@@ -70,6 +70,8 @@ def cmd_run(args) -> int:
     failed = [o.path.stem for o in outcomes if o.status == 'failed']
     passed = sum(o.status == 'passed' for o in outcomes)
     cut = passed + len(failed) < len(paths)
+    for o in outcomes:
+        for lesson, what, figures, _ in result_rows(o.nb, o.path): print(f'{lesson:28} {what}: {figures}')
     print(f'{passed} of {len(paths)} lessons passed' + (f'; failed: {", ".join(failed)}' if failed else '') + '; interrupted'*cut)
     print(f'pages: {index}')
     return 130 if cut else int(bool(failed) or unsaved)

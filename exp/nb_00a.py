@@ -590,12 +590,13 @@ def ran_on(*paths: str | Path, **sizes) -> None:
     And the device, the versions, and the seconds since its process began."""
     import psutil
     data = {m['name']: m['source'] for m in map(find_marker, paths)}
-    device = str(default_device()) if 'torch' in sys.modules else 'cpu'
+    torch = sys.modules.get('torch')
+    device, threads = (str(default_device()), torch.get_num_threads()) if torch else ('cpu', None)
     seconds = round(time.time() - psutil.Process().create_time(), 1)
-    record = dict(kind='ran_on', data=data, sizes=sizes, device=device, versions=_versions(), seconds=seconds)
+    record = dict(kind='ran_on', data=data, sizes=sizes, device=device, threads=threads, versions=_versions(), seconds=seconds)
     rows = dict(data=', '.join(f'{k} ({v})' for k, v in data.items()) or 'none',
                 sizes=', '.join(f'{k} {v:,}' if isinstance(v, int) else f'{k} {v}' for k, v in sizes.items()),
-                device=f'{device}, {os.cpu_count()} CPU cores',
+                device=f'{device}, {os.cpu_count()} CPU cores' + (f', {threads} of them used by PyTorch' if threads else ''),
                 versions=', '.join(f'{k} {v}' for k, v in record['versions'].items()), time=f'{seconds:.0f} s')
     show_record(record, '\n'.join(f'{k:9}{v}' for k, v in rows.items() if v))
 

@@ -113,19 +113,20 @@ class ItemList(ListContainer):
         return f"{type(self).__name__} ({len(self)} items in {self.path.name or self.path})\n[{', '.join(map(self._name, self.items[:3]))}{more}]"
 
 # %% ../nbs/08_data_block.ipynb #7eed476d
-def _without_images(found) -> list[str]:
-    "Folders in what `_find` gives that hold no image, though one beside them does."
+def class_files(path: str | Path, extensions=None, recurse: bool = True, include=None, what: str = 'file', stacklevel: int = 2) -> list[Path]:
+    "The files in the folders of `path`, as `get_files` finds them. Warns of folders without a `what` beside others that have some: a class may be missing."
+    found = _find(path, extensions, recurse, include)
     full, below = {folder for folder, files, _ in found if files}, {folder: inside for folder, _, inside in found}
-    return [o for inside in below.values() if full & {*inside} for o in inside if o not in full and not below.get(o)]
+    empty = [o for inside in below.values() if full & {*inside} for o in inside if o not in full and not below.get(o)]
+    if empty: warnings.warn(f'no {what} in {", ".join(empty)}, though the folders beside have some: is a class missing?', stacklevel=stacklevel)
+    return _paths(found)
 
 class ImageList(ItemList):
     "Images by their files' names; `il[i]` opens one with Pillow, and closes the file again. Raises a `DataError` that names the file if it isn't an image, or cut off."
     @classmethod
     def from_files(cls, path: str | Path, extensions=None, recurse: bool = True, include=None, **kw) -> 'ImageList':
         "The images in `path`, as `get_files` finds them, with `image_extensions` by default; `kw` goes to the list. Warns of folders without an image beside others that have some."
-        found = _find(path, image_extensions if extensions is None else extensions, recurse, include)
-        if empty := _without_images(found): warnings.warn(f'no image in {", ".join(empty)}, though the folders beside have some: is a class missing?', stacklevel=2)
-        return cls(_paths(found), path, **kw)
+        return cls(class_files(path, image_extensions if extensions is None else extensions, recurse, include, 'image', 3), path, **kw)
     def get(self, fn): return Image.open(fn)
     def _load(self, fn):
         try:

@@ -27,8 +27,8 @@ class TextList(ItemList):
         self.items = items if isinstance(items, (Corpus, TokenLists)) else listify(items)
     @classmethod
     def from_files(cls, path: str | Path, extensions='.txt', recurse: bool = True, include=None, **kw) -> 'TextList':
-        "The text files in `path`, as `get_files` finds them; `kw` goes to the list."
-        return cls(get_files(path, extensions, recurse, include), path, **kw)
+        "The text files in `path`, as `get_files` finds them; `kw` goes to the list. Warns of folders without a text beside others that have some."
+        return cls(class_files(path, extensions, recurse, include, 'text', 3), path, **kw)
     def get(self, i): return read_file(i) if isinstance(i, Path) else i
     def _name(self, o):
         if isinstance(o, Path): return super()._name(o)
@@ -206,9 +206,7 @@ class Corpus(Corpus):
 # %% ../nbs/12_text.ipynb #96cae06f
 def _numbers():
     "A dict that gives each new word the next number."
-    res = defaultdict()
-    res.default_factory = res.__len__
-    return res
+    return defaultdict(itertools.count().__next__)   # no cycle of references, so that it goes when it isn't needed any more
 
 def _numbered(lists):
     "Lists of tokens as `(words, ids, lengths)`."
@@ -281,8 +279,8 @@ def _in_order(func, items, max_workers):
         finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/12_text.ipynb #939f5077
-def _with_bar(results, total, what=''):
-    "Yields the same results, and shows a progress bar where one can be seen, once it has taken two seconds."
+def _with_bar(results, total, what='', at=None):
+    "Yields the same results, and shows a progress bar where one can be seen, once it has taken two seconds; `at` says how much of `total` is done, where that isn't the number of results."
     from fastprogress.fastprogress import IN_NOTEBOOK, progress_bar
     visible, start, bar = total is not None and (IN_NOTEBOOK or sys.stdout.isatty()), time.perf_counter(), None
     for done, o in enumerate(results, 1):
@@ -290,7 +288,7 @@ def _with_bar(results, total, what=''):
             bar = progress_bar(range(total), leave=False)
             bar.comment = what
             bar.update(0)
-        if bar is not None: bar.update(done)
+        if bar is not None: bar.update(at() if at else done)
         yield o
 
 def parallel(func: Callable, arr, max_workers: int = 4) -> list:
@@ -738,9 +736,9 @@ def _translate(ids, lengths, chosen, number, new):
     "The corpus of the `chosen` texts among those in `ids`, with `number[i]` for each number `i`, in an array that `new(n)` makes."
     offsets, picked, at = np.concatenate([[0], np.cumsum(lengths)]), lengths[chosen], 0
     res = new(int(picked.sum()))
-    for a in range(0, len(lengths), 10_000):
-        mask = np.repeat(chosen[a:a + 10_000], lengths[a:a + 10_000])
-        some = number[ids[offsets[a]:offsets[min(a + 10_000, len(lengths))]][mask]]
+    for a in range(0, len(lengths), 500):
+        mask = np.repeat(chosen[a:a + 500], lengths[a:a + 500])
+        some = number[ids[offsets[a]:offsets[min(a + 500, len(lengths))]][mask]]
         res[at:at + len(some)] = some
         at += len(some)
     return Corpus(res, np.concatenate([[0], np.cumsum(picked)]))
@@ -754,14 +752,17 @@ def labelled_corpus(texts: Corpus, labels, proc_x=None, proc_y=None) -> LabeledD
 
 # %% ../nbs/12_text.ipynb #a335fec1
 def _chunks_of(table, chunksize, kw):
-    "The rows of a DataFrame or a CSV file, `chunksize` at a time."
+    "The rows of a DataFrame or a CSV file, `chunksize` at a time; of a file, a bar shows how much of it was read."
     if isinstance(table, pd.DataFrame):
-        yield from (table[i:i + chunksize] for i in range(0, len(table), chunksize))
+        yield from _with_bar((table[i:i + chunksize] for i in range(0, len(table), chunksize)), -(-len(table)//chunksize), 'tokenizing')
         return
+    plain = isinstance(table, (str, Path)) and Path(table).suffix in ('.csv', '.tsv', '.txt') and Path(table).is_file() and 'compression' not in kw
     try:
-        for part in pd.read_csv(table, chunksize=chunksize, **dict(dtype=str, keep_default_na=False, encoding='utf-8-sig') | kw):
-            if 'index_col' not in kw and not isinstance(part.index, pd.RangeIndex): raise DataError(f"{table} can't be read as a table: its rows have more fields than its header")
-            yield part
+        with open(table, 'rb') if plain else nullcontext(table) as f:
+            parts = pd.read_csv(f, chunksize=chunksize, **dict(dtype=str, keep_default_na=False, encoding='utf-8-sig') | kw)
+            for part in _with_bar(parts, os.stat(table).st_size if plain else None, 'tokenizing', f.tell if plain else None):
+                if 'index_col' not in kw and not isinstance(part.index, pd.RangeIndex): raise DataError(f"{table} can't be read as a table: its rows have more fields than its header")
+                yield part
     except UnicodeDecodeError as e: raise DataError(f'{table} is not UTF-8 text ({e.reason} at byte {e.start}): encoding= says what else it is') from e
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise DataError(f"{table} can't be read as a table: {e}") from e
 

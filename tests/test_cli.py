@@ -38,6 +38,12 @@ def test_run(project):
     assert {p.name for p in (project.root/'pages').iterdir()} == {'index.html', '01_a.html', '02_b.html', '01_a.ipynb', '02_b.ipynb'}
     assert exp('run', '01', cwd=project.root).returncode == 0
 
+def test_a_run_ends_with_what_the_lessons_found(project):
+    project.write('01_a.ipynb', "from exp.nb_00 import report\nreport('A small one', accuracy=.5)")
+    project.write('02_b.ipynb', "from exp.nb_00 import report\nreport('More', n=7, kind='odd')")
+    lines = exp('run', cwd=project.root).stdout.splitlines()
+    assert [o.split() for o in lines[-4:-2]] == ['01_a A small one: accuracy 0.5'.split(), '02_b More: n 7, kind odd'.split()] and lines[-2] == '2 of 2 lessons passed'
+
 def test_run_saves_only_when_asked(project):
     path = project.write('01_a.ipynb', '1')
     before = path.read_bytes()

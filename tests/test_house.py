@@ -23,6 +23,20 @@ def test_every_requirement_is_bounded_and_met_here(ini, key):
         assert {s.operator for s in r.specifier} == {'>=', '<'}, line
         assert r.specifier.contains(version(r.name), prereleases=True), (line, version(r.name))
 
+def test_no_module_unpickles_files(root):
+    "torch.load only with weights_only=True, np.load without pickles; pickle's own loading only of what the same expression has dumped."
+    import ast
+    for path in (root/'exp').glob('*.py'):
+        for o in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            given = {k.arg: ast.unparse(k.value) for k in o.keywords} if isinstance(o, ast.Call) else {}
+            where = f'{path.name}, line {getattr(o, "lineno", 0)}'
+            match o:
+                case ast.Call(func=ast.Name(id='partial'), args=[ast.Attribute(attr='load', value=ast.Name(id='torch')), *_]): assert given.get('weights_only') == 'True', where
+                case ast.Call(func=ast.Attribute(attr='load', value=ast.Name(id='torch'))): assert given.get('weights_only') == 'True', where
+                case ast.Call(func=ast.Attribute(attr='load', value=ast.Name(id='np' | 'numpy'))): assert given.get('allow_pickle', 'False') == 'False', where
+                case ast.Call(func=ast.Attribute(attr='load' | 'loads' | 'Unpickler', value=ast.Name(id='pickle')), args=args): assert ast.unparse(args[0]).startswith('pickle.dumps('), where
+                case ast.ImportFrom(module='pickle' | 'joblib' | 'dill' | 'cloudpickle'): raise AssertionError(where)
+
 def test_what_the_modules_import_is_required(root, ini):
     import ast
     names = {'sklearn': 'scikit-learn', 'PIL': 'pillow', 'IPython': 'ipykernel', 'nbformat': 'nbclient', 'fastcore': 'nbdev', 'jupyterlab': 'jupyterlab'}

@@ -24,6 +24,7 @@ def test_lesson_runs(path, threads_share):
     outcome = sample_run(path, threads_share)
     assert outcome.status == 'passed', outcome.error
     assert any(r['kind'] == 'ran_on' for r in outcome.records), 'the last cell must be ran_on(...)'
+    assert any(r['kind'] == 'report' for r in outcome.records), 'a lesson says by report(...) what it found'
 
 @lesson
 def test_saved_outputs_belong_to_the_code(path):
@@ -109,7 +110,7 @@ sys.setprofile(watch)
     done = subprocess.run([sys.executable, '-c', spy + code], cwd=root, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(root)})
     assert done.returncode == 0, done.stderr
 
-@pytest.mark.parametrize('path', parts(p for p in LESSONS if p.stem.partition('_')[0] in ('02', '03')))
+@pytest.mark.parametrize('path', parts(p for p in LESSONS if p.stem.partition('_')[0] in ('02', '03', '12a')))
 def test_two_runs_print_the_same_numbers(path, threads_share):
     "Cells that show measured times say `# timing` and are left out, everything else must agree, figures included."
     first, second = sample_run(path, threads_share), run_notebook(path, data='sample', threads=threads_share)

@@ -589,6 +589,49 @@ def test_a_share_for_validation_does_not_depend_on_the_chunks(tmp_path):
     sets = [nb.text_data_from_table(file, 'body', 'kind', p_valid=.3, chunksize=n, **one_process) for n in (7, 100)]
     assert [o.tolist() for o in sets[0].valid.x.items] == [o.tolist() for o in sets[1].valid.x.items] and 5 < len(sets[0].valid) < 40
 
+def test_a_table_may_be_larger_than_memory(tmp_path):
+    "Twice as many rows take hardly more memory, as numpy and Python tell tracemalloc: a number or two for a row, and nothing for its text."
+    import tracemalloc
+    def by_space(t): return t.split()
+    words, rng, peaks, sizes = [f'word{i}' for i in range(500)], np.random.default_rng(0), [], []
+    for n in (100, 1500, 3000):
+        with open(tmp_path/f'{n}.csv', 'w') as f:
+            f.write('text,label\n')
+            for i in range(n): f.write(f'{" ".join(rng.choice(words, 300))},{"ab"[i % 2]}\n')
+        tok = nb.TokenizeProcessor(tokenizer=by_space, pre_rules=[], post_rules=[], max_workers=1, chunksize=50)
+        tracemalloc.start()
+        try:
+            sd = nb.text_data_from_table(tmp_path/f'{n}.csv', proc_tok=tok, chunksize=50, folder=tmp_path/f'{n}', known=[by_space])
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally: tracemalloc.stop()
+        sizes.append((tmp_path/f'{n}.csv').stat().st_size)
+        assert sd.train.x.items.n_tokens + sd.valid.x.items.n_tokens == n*300
+    assert peaks[2] - peaks[1] < (sizes[2] - sizes[1])/10
+
+@pytest.mark.parametrize('as_file', [True, False])
+def test_a_bar_says_how_much_of_a_table_is_done(tmp_path, monkeypatch, as_file):
+    import fastprogress.fastprogress as fp
+    ticks, bars = iter(range(0, 10**6, 3)), []
+    class Bar:
+        def __init__(self, gen, **kw): self.total, self.seen = len(gen), bars.append(self) or []
+        def update(self, n): self.seen.append(n)
+    monkeypatch.setattr(fp, 'progress_bar', Bar)
+    monkeypatch.setattr(fp, 'IN_NOTEBOOK', True)
+    monkeypatch.setattr(nb.time, 'perf_counter', lambda: next(ticks))
+    df = pd.DataFrame(dict(text=['a film of some length '*160]*400, label=['a', 'b']*200))
+    df.to_csv(tmp_path/'t.csv', index=False)
+    nb.text_data_from_table(tmp_path/'t.csv' if as_file else df, chunksize=20, **one_process)
+    bar, = bars
+    assert bar.total == ((tmp_path/'t.csv').stat().st_size if as_file else 20)
+    assert bar.seen == sorted(bar.seen) and bar.seen[-1] == bar.total and len({*bar.seen}) >= 4
+
+def test_a_folder_without_texts_is_named(tmp_path):
+    for name in ('pos/1.txt', 'neg/1.text'):
+        (file := tmp_path/name).parent.mkdir()
+        file.write_text('a film')
+    with pytest.warns(UserWarning, match='no text in .*neg'): tl = nb.TextList.from_files(tmp_path)
+    assert len(tl) == 1
+
 def test_only_the_training_rows_make_the_vocabulary():
     df = pd.DataFrame(dict(text=['a a b', 'c c c'], label=['x', 'x'], is_valid=[0, 1]))
     sd = nb.text_data_from_table(df, valid_col='is_valid', **one_process)

@@ -1,5 +1,5 @@
 "Lesson 12c: the classifier's encoder, heads, learners and files, beyond what the lesson shows."
-import math
+import math, os
 
 import pytest
 import torch
@@ -268,6 +268,14 @@ def test_a_broken_encoder_is_refused_by_name(tmp_path, content):
     if content is None: file.write_bytes(nb.save_encoder(lm_learner(), tmp_path/'e.pt').read_bytes()[:700])
     else: file.write_bytes(content)
     with pytest.raises(ValueError, match='broken.pt'): nb.encoder_parts(file)
+
+
+def test_an_encoder_with_code_in_it_is_refused_and_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self): return os.system, (f'touch {tmp_path}/ran',)
+    torch.save(dict(format=nb._encoder_format, state=Evil()), tmp_path/'evil.pt')
+    with pytest.raises(ValueError, match='evil.pt'): nb.encoder_parts(tmp_path/'evil.pt')
+    assert not (tmp_path/'ran').exists()
 
 
 @pytest.mark.parametrize('part', ['vocab', 'sizes', 'state', 'backwards'])

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from exp import nb_11
-from exp.nb_11 import (BatchTransformXCallback, CenterCrop, CropToBytes, ImageLearner, Interpretation, Learner, MixUp, NoData, RandomRotate, ResBlock, ResizeFixed, TrainTransformXCallback, XResNet,
+from exp.nb_11 import (BatchTransformXCallback, CenterCrop, CropToBytes, ImageLearner, Interpretation, Learner, MixUp, NoData, PilRandomFlip, RandomResizedCrop, RandomRotate, ResBlock, ResizeFixed, TrainTransformXCallback, XResNet,
                        adam_opt, cnn_learner, create_phases, describe, get_batch, init_cnn, load_learner, make_rgb, model_summary, noop, norm_imagenette, normalize_chan,
                        plot_training, sched_1cycle, set_seed, sgd_opt, to_byte_tensor, to_float_tensor, undescribe, xresnet18, xresnet34, xresnet50, xresnet101, xresnet152)
 
@@ -143,6 +143,17 @@ def test_the_lectures_code_runs(folder):
     learn.logger = lambda *a: None
     learn.fit(2, sched_1cycle(1e-2))
     assert len(learn.avg_stats.history) == 2 and learn.recorder.losses and any(isinstance(cb, MixUp) for cb in learn.cbs)
+
+def test_the_lectures_code_runs_as_it_is_written(folder):
+    tfms = [make_rgb, RandomResizedCrop(32, scale=(.35, 1.)), PilRandomFlip(), to_byte_tensor]
+    il = nb_11.ImageList.from_files(folder, tfms=tfms)
+    sd = nb_11.SplitData.split_by_func(il, functools.partial(nb_11.grandparent_splitter, valid_name='val'))
+    ll = nb_11.label_by_func(sd, nb_11.parent_labeler, proc_y=nb_11.CategoryProcessor())
+    data = ll.to_databunch(4, c_in=3, c_out=10, num_workers=4)
+    learn = cnn_learner(xresnet34, data, nb_11.LabelSmoothingCrossEntropy(), adam_opt(), norm=norm_imagenette)
+    learn.logger = lambda *a: None
+    learn.fit(1, nb_11.sched_1cycle(1e-3))
+    assert len(learn.avg_stats.history) == 1 and learn.model[-1].out_features == 10
 
 def test_bytes_become_floats_without_norm(data):
     learn = cnn_learner(tiny, data, F.cross_entropy, sgd_opt, progress=False)
