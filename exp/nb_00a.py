@@ -385,7 +385,8 @@ def download(file: DataFile, folder: Path, known_hash: str | None = None) -> Pat
     """`file` in `folder`, from the first of its addresses that gives it, its hash checked.
 
     `NotAvailable` if none does, with each one's reason; nothing half-written stays."""
-    import pooch, requests
+    import warnings
+    with warnings.catch_warnings(action='ignore'): import pooch, requests   # of tqdm's bars, which pooch looks for and we don't use
     pooch.get_logger().setLevel('WARNING')
     known, failed = known_hash or file.hash, {}
     for url in file.urls:
