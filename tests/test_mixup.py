@@ -282,7 +282,7 @@ def test_a_loss_that_cant_be_had_item_by_item_is_refused_before_the_first_batch(
 weights = torch.tensor([1., 10, 10, 2, 3])
 
 @pytest.mark.parametrize('mixer', [MixUp, CutMix])
-@pytest.mark.parametrize('loss_func', [nn.CrossEntropyLoss(weight=weights), nn.CrossEntropyLoss(ignore_index=0), nn.NLLLoss(weight=weights), partial(F.cross_entropy, weight=weights), partial(F.cross_entropy, ignore_index=0)], ids=str)
+@pytest.mark.parametrize('loss_func', [nn.CrossEntropyLoss(weight=weights), nn.CrossEntropyLoss(ignore_index=0), nn.NLLLoss(weight=weights), partial(F.cross_entropy, weight=weights), partial(F.cross_entropy, ignore_index=0)], ids=['weights', 'ignored', 'nll', 'function, weights', 'function, ignored'])
 def test_a_weighted_mean_is_refused_before_the_first_batch(mixer, loss_func):
     learn = learner(loss_func)
     with pytest.raises(ValueError, match=f"{mixer.__name__} takes the plain mean .* give it reduction='sum'"): learn.fit(1, cbs=mixer())
