@@ -1,5 +1,6 @@
 "The runner's faults: cells that raise, kernels that die or hang, Ctrl-C; and that outputs are saved only where they belong."
 import json, os, signal, subprocess, sys, time
+from functools import partial
 from pathlib import Path
 import psutil
 import pytest
@@ -97,7 +98,8 @@ def test_a_link_to_a_notebook_runs(project):
 @pytest.mark.parametrize('jobs', [1, 2])
 def test_ctrl_c_ends_a_run_and_leaves_no_kernel(project, mark, jobs, sig):
     for name in ('01_a', '02_b', '03_c'): project.write(f'{name}.ipynb', 'print(1)', f'import time\nopen("{name}.started", "w").close()\ntime.sleep(600)')
-    p = subprocess.Popen([sys.executable, '-m', 'exp', 'run', '--jobs', str(jobs)], cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'PYTHONPATH': str(Path(__file__).parent.parent)})
+    p = subprocess.Popen([sys.executable, '-m', 'exp', 'run', '--jobs', str(jobs)], cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'PYTHONPATH': str(Path(__file__).parent.parent)},
+                         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))   # a shell that starts the tests in the background ignores Ctrl-C, and so would its children
     end = time.time() + 60
     while len(list(project.nbs.glob('*.started'))) < jobs and time.time() < end: time.sleep(.1)
     assert len(kernels(mark)) == jobs
