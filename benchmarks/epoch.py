@@ -1,8 +1,8 @@
-"""A training epoch beside the sum of its parts: python -m benchmarks.epoch [--images N] [--rounds N] [--workers N...] [--arch NAME] [--size PIXELS] [--threads N]
+"""A training epoch beside the sum of its parts: python -m benchmarks.epoch [--images N] [--rounds N] [--workers N...] [--arch NAME] [--size PIXELS] [--bs N] [--threads N]
 
-Lesson 11's training of an XResNet on Imagenette-160 (random resized crop, flip, bytes, normalisation, one step of Adam a batch), on `images` of its files. In each round, and by turns: the loader alone, which only hands its batches over;
-the model alone, with batches that are there already; and the Learner's epoch, which does both. `waited` is the share of the epoch's time in which the training process stood waiting for the next batch, after the first;
-`of the parts` is the epoch's images a second, as a ratio to those of the slower of its parts, as if the two could go on side by side without getting in each other's way (on a CPU they can't: they share its cores).
+Lesson 11's training of an XResNet on Imagenette-160, by its recipe (random crops decoded as bytes, flip, normalisation, a step of Muon a batch), on `images` of its files. In each round, and by turns: the loader alone, which only hands its batches over;
+the model alone, with batches that are there already; and the Learner's epoch, which does both. `the sum` is what the parts make if one comes after the other: so many images a second. `of the sum` is the epoch's, as a ratio to that: above 1, loading goes on beside
+the model. `of the slower` is the same with the slower of the parts, as if the two never got in each other's way (on a CPU they do: they share its cores). `waited` is the share of the epoch's time in which the training process stood waiting for the next batch, after the first.
 The real Imagenette-160 where it can be had (EXP_DATA, EXP_MIRROR), else the built-in sample.
 """
 import argparse, statistics, time
@@ -24,17 +24,18 @@ class Waiting:
             self.seconds.append(time.perf_counter() - start)
             yield batch
 
-def make(images, workers, arch, size, bs):
+def make(images, workers, arch, size, bs, amp):
     "The learner, without bars and metrics, and where the files are."
     import exp.nb_11 as nb
-    path = nb.untar_data(nb.URLs.IMAGENETTE_160)
-    il = nb.ImageList.from_files(path/'train', tfms=[nb.make_rgb, nb.RandomResizedCrop(size, scale=(.35, 1.)), nb.PilRandomFlip(), nb.to_byte_tensor])
+    path, r = nb.untar_data(nb.URLs.IMAGENETTE_160), nb.imagenette_recipe
+    il = nb.ImageList.from_files(path/'train', tfms=[nb.make_rgb, nb.CropToBytes(nb.RandomResizedCrop(size, scale=r['scale']), p=.5)])
     il.items = [il.items[i] for i in torch.randperm(len(il), generator=torch.Generator().manual_seed(0)).tolist()[:images]]
     for f in il.items: f.read_bytes()
     ll = nb.LabeledData.label_by_func(il, nb.parent_labeler, proc_y=nb.CategoryProcessor())
     kw = dict(num_workers=workers, persistent_workers=True) if workers else {}
-    data = nb.DataBunch(nb.DataLoader(ll, bs, shuffle=True, drop_last=True, **kw), None, 3, len(ll.proc_y.vocab))
-    learn = nb.cnn_learner(getattr(nb, arch), data, nb.LabelSmoothingCrossEntropy(), nb.adam_opt(wd=.01), lr=1e-3, norm=nb.norm_imagenette, progress=False, channels_last=True)
+    data = nb.DataBunch(nb.WorkerLoader(ll, bs, shuffle=True, drop_last=True, collate_fn=nb.collate_images, **kw), None, 3, len(ll.proc_y.vocab))
+    opt_func = nb.muon_opt(wd=r['wd'], **{k: r[k] for k in ('mom', 'sqr_mom', 'eps', 'adam_share')})
+    learn = nb.cnn_learner(getattr(nb, arch), data, nb.LabelSmoothingCrossEntropy(r['smooth']), opt_func, lr=1e-3, norm=nb.norm_imagenette, progress=False, channels_last=True, xtra_cb=[nb.AmpCallback()]*amp)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, nb.AvgStatsCallback)])
     return learn, path
 
@@ -60,30 +61,31 @@ def rounds_of(learn, rounds):
 
 def learn_device(learn): return next(learn.model.parameters()).device.type
 
-def main(images=384, rounds=3, workers=(0, 2), arch='xresnet18', size=128, bs=32, threads=0) -> None:
-    "Print the table of parts, for each number of workers."
+def main(images=640, rounds=3, workers=(0, 2), arch='xresnet18', size=128, bs=64, threads=0, amp=(False, True)) -> None:
+    "Print the table of parts, for each format and number of workers."
     before = torch.get_num_threads()
     if threads: torch.set_num_threads(threads)
     try:
-        print('| workers | loader alone, images/s | model alone | epoch | of the parts | waited |\n| --- | --- | --- | --- | --- | --- |')
-        for n in workers:
-            learn, path = make(images, n, arch, size, bs)
-            rows = rounds_of(learn, rounds)
-            seen = len(learn.data.train_dl)*bs
-            loader, model, epoch = (statistics.median(seen/r[k] for r in rows) for k in range(3))
-            ratio, waited = statistics.median(max(r[0], r[1])/r[2] for r in rows), statistics.median(r[3]/r[2] for r in rows)
-            print(f'| {n} | {loader:.0f} | {model:.1f} | {epoch:.1f} | {ratio:.2f} | {waited:.1%} |', flush=True)
-        print(f'\n{path.name}, {seen} images in batches of {bs}, {size} x {size}, {arch} on {learn_device(learn)}, {torch.get_num_threads()} threads, medians of {rounds} rounds')
+        print('| format | workers | loader alone, images/s | model alone | the sum | epoch | of the sum | of the slower | waited |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |')
+        for half in amp:
+            for n in workers:
+                learn, path = make(images, n, arch, size, bs, half)
+                rows = rounds_of(learn, rounds)
+                seen = len(learn.data.train_dl)*bs
+                loader, model, both, epoch = (statistics.median(seen/f(r) for r in rows) for f in (lambda r: r[0], lambda r: r[1], lambda r: r[0] + r[1], lambda r: r[2]))
+                of_sum, of_slower, waited = (statistics.median(f(r)/r[2] for r in rows) for f in (lambda r: r[0] + r[1], lambda r: max(r[0], r[1]), lambda r: r[3]))
+                print(f'| {"mixed" if half else "float32"} | {n} | {loader:.0f} | {model:.1f} | {both:.1f} | {epoch:.1f} | {of_sum:.2f} | {of_slower:.2f} | {waited:.1%} |', flush=True)
+        print(f'\n{path.name}, {seen} images in batches of {bs}, {size} x {size}, {arch} on {learn_device(learn)}, {torch.get_num_threads()} threads, medians of {rounds} rounds; mixed: AmpCallback()')
     finally: torch.set_num_threads(before)
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--images', type=int, default=384)
+    p.add_argument('--images', type=int, default=640)
     p.add_argument('--rounds', type=int, default=3)
     p.add_argument('--workers', type=int, nargs='+', default=[0, 2])
     p.add_argument('--arch', default='xresnet18')
     p.add_argument('--size', type=int, default=128)
-    p.add_argument('--bs', type=int, default=32)
+    p.add_argument('--bs', type=int, default=64)
     p.add_argument('--threads', type=int, default=0, help='for the model; default: all')
     args = p.parse_args()
     print(f'{machine()}\n')

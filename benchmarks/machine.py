@@ -38,14 +38,14 @@ def using_threads(n: int):
 def thread_count(n: int) -> str: return f'{n} thread{"s"*(n > 1)}'
 
 
-def in_turn(ways: dict[str, Callable], rounds: int, seed: int = 0, warm_up: int = 2) -> dict[str, list[float]]:
-    "Calls all `ways` once a round, each time in another order; gives for each name its seconds of processor time, without those of the first `warm_up` rounds."
+def in_turn(ways: dict[str, Callable], rounds: int, seed: int = 0, warm_up: int = 2, clock: Callable = time.process_time) -> dict[str, list[float]]:
+    "Calls all `ways` once a round, each time in another order; gives for each name its seconds by `clock` (by default, of processor time), without those of the first `warm_up` rounds."
     order, times = random.Random(seed), {name: [] for name in ways}
     for i in range(rounds + warm_up):
         for name in order.sample(list(ways), len(ways)):
-            start = time.process_time()
+            start = clock()
             ways[name]()
-            if i >= warm_up: times[name].append(time.process_time() - start)
+            if i >= warm_up: times[name].append(clock() - start)
     return times
 
 
