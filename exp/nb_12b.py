@@ -322,13 +322,14 @@ def _recipe(path, settings) -> dict:
 def pretrain_lm(path: str | Path, dest: str | Path | None = None, backwards: bool = False, progress: bool = True, seed: int = 42, **settings) -> Path:
     """Trains a language model on the texts in the folder `path` (as `wiki_databunch` takes them) by `lm_recipe(path)`, changed by `settings`, with one cycle; saves it to `dest` (default: `pretrained_path`), and returns that.
 
-    `seed` goes to `set_seed`, so that the same call gives the same model, wherever it stands. A `TypeError` for a setting that isn't in the recipe."""
+    `seed` goes to `set_seed`, so that the same call gives the same model, wherever it stands. A `TypeError` for a setting that isn't in the recipe; a `FloatingPointError`, and no file, if the loss is NaN or infinite."""
     r = SimpleNamespace(**_recipe(path, settings))
 
     data = wiki_databunch(path, r.bs, r.bptt, r.max_vocab, backwards=backwards)
     set_seed(seed)
     learn = lm_learner(data, r.emb_sz, r.n_hid, r.n_layers, r.drop_mult, lr=r.lr, n_sampled=r.n_sampled, progress=progress)
-    learn.fit(r.epochs, cbs=sched_1cycle(r.lr, mom_start=.9, mom_mid=.8, mom_end=.9))
+    learn.fit(r.epochs, cbs=[*sched_1cycle(r.lr, mom_start=.9, mom_mid=.8, mom_end=.9), guard := TerminateOnNaN()])
+    if guard.stopped_at: raise FloatingPointError('pretraining: the loss was NaN or infinite in epoch {}, batch {} (both from 0), and nothing is saved: give it an lr below {:g}'.format(*guard.stopped_at, r.lr))
     return learn.save_lm(dest or pretrained_path(path, backwards), settings=vars(r))
 
 def pretrained_lm(path: str | Path, backwards: bool = False, progress: bool = True, **settings) -> Path:

@@ -432,5 +432,9 @@ def test_the_same_call_makes_the_same_model(tmp_path, folder):
     a, b = (nb.lm_parts(f).state for f in files)
     assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
+def test_a_model_that_came_to_nothing_is_not_saved(folder, tmp_path):
+    with pytest.raises(FloatingPointError, match=r'NaN or infinite in epoch 0, batch \d+ .*nothing is saved: give it an lr below 1e\+38'): nb.pretrain_lm(folder, tmp_path/'a.pt', emb_sz=8, n_hid=8, n_layers=1, bs=4, bptt=10, epochs=1, n_sampled=5, progress=False, lr=1e38)
+    assert not [*tmp_path.iterdir()]
+
 def test_an_unknown_setting_is_named(folder):
     with pytest.raises(TypeError, match='no setting epoch; there are .*epochs'): nb.pretrain_lm(folder, epoch=3)
