@@ -37,6 +37,7 @@ def make(images, workers, arch, size, bs, amp):
     opt_func = nb.muon_opt(wd=r['wd'], **{k: r[k] for k in ('mom', 'sqr_mom', 'eps', 'adam_share')})
     learn = nb.cnn_learner(getattr(nb, arch), data, nb.LabelSmoothingCrossEntropy(r['smooth']), opt_func, lr=1e-3, norm=nb.norm_imagenette, progress=False, channels_last=True, xtra_cb=[nb.AmpCallback()]*amp)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, nb.AvgStatsCallback)])
+    learn.logger = nb.noop
     return learn, path
 
 def rounds_of(learn, rounds):
@@ -51,6 +52,7 @@ def rounds_of(learn, rounds):
             learn.data.train_dl = batches
             start = time.perf_counter()
             learn.fit(1)
+            if learn.stopped_at: raise SystemExit(f'the loss was not finite in batch {learn.stopped_at[1]}: no epoch to be timed')
             if learn_device(learn) == 'cuda': torch.cuda.synchronize()
             return time.perf_counter() - start
         model, waiting = fit(ready), Waiting(dl)

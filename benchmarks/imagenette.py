@@ -1,8 +1,8 @@
 """Imagenette, trained by the command, from several seeds and in several formats: python -m benchmarks.imagenette [--seeds N...] [--formats NAME...] [options of exp.train_imagenette]
 
 Each training is a process of its own: `python -m exp.train_imagenette` with the recipe of lesson 11, changed by the options. For each: the accuracy on all validation images after the last epoch, the images a second (training
-and validation together, each image counted as often as it was seen), the minutes of all epochs, and the memory: the largest that the process ever had, or on a GPU, what PyTorch had of the device.
-A format is float32, or one that `--amp` takes. By itself it trains the smallest network at 64 px for an epoch, in float32 and in bfloat16; the lesson's five epochs are `--seeds 42 1 2 --formats bfloat16 --epochs 5`.
+and validation together, each image counted as often as it was seen), the minutes of all epochs, and the memory: the largest that the process ever had, or on a GPU, the most that PyTorch's tensors took of the device.
+A format is float32, or one that `--amp` takes. By itself it trains the smallest network at 64 px for an epoch, in float32 and in bfloat16; any option replaces all of that, and what isn't given is then the recipe's: the lesson's five epochs are `--seeds 42 1 2 --formats bfloat16 --epochs 5`.
 The real Imagenette-160 where it can be had (EXP_DATA, EXP_MIRROR), else the built-in sample.
 """
 import argparse, json, os, statistics, subprocess, sys, tempfile
@@ -45,9 +45,10 @@ def main(seeds=(42,), formats=('float32', 'bfloat16'), options=QUICK) -> None:
     print(f'\n{", ".join(f"{k} {s[k]}" for k in kept)}; {r["data"]["train"]:,} training images, {r["data"]["valid"]:,} for validation; on {r["device"]}, OMP_NUM_THREADS={os.environ.get("OMP_NUM_THREADS", "not set")}')
 
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     p.add_argument('--seeds', type=int, nargs='+', default=[42])
     p.add_argument('--formats', nargs='+', default=['float32', 'bfloat16'])
     args, options = p.parse_known_args()
+    if clash := {'--amp', '--seed', '--out'} & {o.partition('=')[0] for o in options}: p.error(f'{", ".join(sorted(clash))} is set here by --formats, --seeds and a temporary folder')
     print(f'{machine()}\n')
     main(args.seeds, args.formats, options or QUICK)

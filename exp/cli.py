@@ -2,7 +2,7 @@
 
 # %% ../nbs/00_exports.ipynb #5e9cc9d9
 "The `exp` command. Compiled from lesson 00."
-import argparse, os, signal, sys, threading
+import argparse, os, signal, sys, threading, time
 from pathlib import Path
 from exp.nb_00 import UserError, export_all, export_status, project_root
 
@@ -63,7 +63,9 @@ def cmd_run(args) -> int:
     paths, modules = pick_lessons(args.lessons, root/'nbs'), export_status(root/'nbs', root/'exp')
     for p in modules['stale'] + modules['missing']:
         print(f'note: {p.relative_to(root)} is behind its lesson, and lessons import it: run `exp export` first', file=sys.stderr)
+    start = time.perf_counter()
     outcomes = _run_with_bars(paths, args)
+    seconds = time.perf_counter() - start
     out = Path(args.out) if args.out else root/'_run'
     index = write_pages(outcomes, out, f'Data: {args.data}.')
     unsaved = _save(outcomes) if args.save else False
@@ -72,7 +74,7 @@ def cmd_run(args) -> int:
     cut = passed + len(failed) < len(paths)
     for o in outcomes:
         for lesson, what, figures, _ in result_rows(o.nb, o.path): print(f'{lesson:28} {what}: {figures}')
-    print(f'{passed} of {len(paths)} lessons passed' + (f'; failed: {", ".join(failed)}' if failed else '') + '; interrupted'*cut)
+    print(f'{passed} of {len(paths)} lessons passed in {seconds:.0f} s' + (f'; failed: {", ".join(failed)}' if failed else '') + '; interrupted'*cut)
     print(f'pages: {index}')
     return 130 if cut else int(bool(failed) or unsaved)
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import weakref
 import PIL
 from PIL import Image
+from torch.utils.data import IterableDataset
 
 # %% ../nbs/08_data_block.ipynb #08abdc8c
 from fastcore import xtras as _xtras   # gives paths an `ls` of its own, unsorted and with hidden files; imported before ours, it can't replace it when somebody needs it later
@@ -358,10 +359,52 @@ class DataBunch(DataBunch):
         "The names of the categories, by number; None where the training set has no processor that knows them."
         return next((v for p in listify(getattr(self.train_ds, 'proc_y', None)) if (v := getattr(p, 'vocab', None)) is not None), None)
 
+# %% ../nbs/08_data_block.ipynb #b10c0003
+class _Batch(list):
+    "The indices of a batch; `seed` is for the random numbers that its items draw."
+    seed = 0
+
+class _SeededBatches:
+    "The batches of a sampler, each with a seed. All seeds of an epoch follow from one number that the main process draws."
+    def __init__(self, batches, generator): self.batches, self.generator = batches, generator
+    def __len__(self): return len(self.batches)
+    def __iter__(self):
+        seeds = random.Random(torch.empty((), dtype=torch.int64).random_(generator=self.generator).item())
+        for indices in self.batches:
+            batch = _Batch(indices)
+            batch.seed = seeds.getrandbits(32)
+            yield batch
+
+class _SeededItems:
+    "A dataset, as a worker has it: before it reads a batch, all random numbers are set by the batch's seed."
+    def __init__(self, ds): vars(self)['ds'] = ds
+    def __len__(self): return len(self.ds)
+    def __getitem__(self, i): return self.ds[i]
+    def __getattr__(self, k):
+        if k == 'ds' or k.startswith('__'): raise AttributeError(k)   # not there yet, in a copy that is being made
+        return getattr(self.ds, k)
+    def __setattr__(self, k, v): setattr(self.ds, k, v)
+    def __getitems__(self, batch: _Batch) -> list:
+        for seed in (torch.default_generator.manual_seed, random.seed, np.random.seed): seed(batch.seed)
+        return self.ds.__getitems__(list(batch)) if hasattr(self.ds, '__getitems__') else [self.ds[i] for i in batch]
+
 # %% ../nbs/08_data_block.ipynb #5b7c01ab
 class WorkerLoader(DataLoader):
-    "PyTorch's loader. If its workers stay from epoch to epoch (`persistent_workers=True`), they end at once when it is forgotten, even in a ring of references."
+    """PyTorch's loader. Before a worker process reads a batch, the random numbers of Python, NumPy and PyTorch are set by the batch's seed. All seeds of an epoch follow from one number that the main process draws, so it doesn't matter which worker reads a batch, nor, from 1 on,
+    how many there are. Generators that a dataset keeps, iterable datasets and loaders without batches are left alone (`seeded` is False for the last two).
+
+    If workers stay from epoch to epoch (`persistent_workers=True`), they end at once when the loader is forgotten, even in a ring of references."""
     _held = False
+    @property
+    def seeded(self) -> bool:
+        "Whether batches bring seeds: there are workers, batches, and items that are asked for by their number."
+        return self.num_workers > 0 and self.batch_sampler is not None and not isinstance(self.dataset, IterableDataset)
+    def _get_iterator(self):
+        if not self.seeded: return super()._get_iterator()
+        batches = _SeededBatches(self.batch_sampler, self.generator)
+        wrapped = copy.copy(self)
+        vars(wrapped).update(dataset=_SeededItems(self.dataset), batch_sampler=batches, generator=torch.Generator())   # so that starting workers takes no number from ours
+        return super(WorkerLoader, wrapped)._get_iterator()
     def __iter__(self):
         batches = super().__iter__()
         if self.persistent_workers and not self._held:
@@ -373,7 +416,7 @@ class WorkerLoader(DataLoader):
 def databunchify(sd: SplitData, bs: int, c_in: int | None = None, c_out: int | None = None, **kw) -> DataBunch:
     """Loaders for both parts, with batches of `bs` (training) and `2*bs` (validation). `c_out` is the number of categories, unless it is given. `kw` goes to `get_dls`: `num_workers`, `drop_last`, `generator` ...
 
-    Workers stay from epoch to epoch, with a copy of the data as it was when they started; their random numbers follow from the training loader's. Raises what `get_dls` raises."""
+    Workers stay from epoch to epoch, with a copy of the data as it was when they started; the random numbers of a batch are the same for any number of them from 1 on (see `WorkerLoader`); without workers, items draw from the main process's. Raises what `get_dls` raises."""
     if kw.get('num_workers'): kw = dict(persistent_workers=True) | kw
     data = DataBunch(*get_dls(sd.train, sd.valid, bs, WorkerLoader, **kw), c_in, c_out)
     if c_out is None and data.vocab is not None: data.c_out = len(data.vocab)

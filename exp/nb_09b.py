@@ -93,20 +93,30 @@ class Learner(Learner):
 
 # %% ../nbs/09b_learner.ipynb #1c3e0545
 class Learner(Learner):
-    "The learner, with fits that make the optimizer, and take callbacks of their own."
+    "The learner, with fits that make the optimizer, take callbacks of their own, and stop when the loss is NaN or infinite."
+    stop_on_nan, stopped_at = True, None
+    def guards(self, cbs) -> list[TerminateOnNaN]:
+        "What stops a fit with the callbacks `cbs` at a NaN: those among them that do, or one that looks every 50 batches. None is added if `stop_on_nan` is False, or a callback skips such steps by itself (`skips_bad_steps`)."
+        own = [cb for cb in cbs if isinstance(cb, TerminateOnNaN)]
+        return own if own or not self.stop_on_nan or any(getattr(cb, 'skips_bad_steps', False) for cb in cbs) else [TerminateOnNaN(every=50)]
     def fit(self, epochs: int, cbs=None, reset_opt: bool = False):
-        "Train for `epochs` epochs, each followed by validation; `cbs` are more callbacks, for this fit only. `reset_opt` makes a new optimizer first."
+        """Train for `epochs` epochs, each followed by validation; `cbs` are more callbacks, for this fit only. `reset_opt` makes a new optimizer first.
+
+        A loss that is NaN or infinite ends the fit (see `guards`); `stopped_at` has its epoch and batch then, else None."""
         if self.learn is not None:
             raise RuntimeError('this learner is in a fit already, and another inside of it would share its model and its counters: make a second Learner')
         cbs, groups = listify(cbs), [o if isinstance(o, (Tensor, dict)) else list(o) for o in self.splitter(self.model)]
         if self.opt is None or reset_opt: opt = make_opt(self.opt_func, groups, self.lr)
         else: _check_current(opt := self.opt, groups)
+        guards = self.guards([*self.cbs, *cbs])
+        cbs += [cb for cb in guards if not any(cb is o for o in [*self.cbs, *cbs])]
         self.add_cbs(cbs)
-        self.opt, self.epochs_done = opt, 0
+        self.opt, self.epochs_done, self.stopped_at = opt, 0, None
         self._own = {k: vars(self)[k] for k in ('model', 'opt', 'loss_func', 'data')}
         try: super().fit(epochs, self)
         finally:
             vars(self).update(self._own, _own=None)
+            self.stopped_at = next((at for cb in guards if (at := vars(cb).get('stopped_at'))), None)
             self.remove_cbs([cb for cb in cbs if any(cb is o for o in self.cbs)])
 
 # %% ../nbs/09b_learner.ipynb #43ec1caa
@@ -332,8 +342,8 @@ class _Resume(Callback):
         for dl in (self.run.data.train_dl, self.run.data.valid_dl):
             if getattr(dl, 'persistent_workers', False): iter(dl)   # starting workers takes a random number, and here they have long been started
         self.run._restore(self.saved, self.path)
-        if getattr(self.run.data.train_dl, 'persistent_workers', False):
-            self.run.logger("the loader's workers start anew: if their transforms draw random numbers, these are others now (persistent_workers=False keeps them)")
+        if getattr(dl := self.run.data.train_dl, 'persistent_workers', False) and not getattr(dl, 'seeded', False):
+            self.run.logger("the loader's workers start anew: if their transforms draw random numbers, these are others now (persistent_workers=False keeps them, and so does a WorkerLoader)")
 
 # %% ../nbs/09b_learner.ipynb #c65c283c
 def _find_checkpoints(resume, folders: list[Path]) -> list[Path]:
@@ -366,7 +376,7 @@ class Learner(Learner):
         """Train for `epochs` epochs, each followed by validation; `cbs` are more callbacks, for this fit only. `reset_opt` makes a new optimizer first.
 
         `resume` is a file that was saved between two epochs of a fit like this one, or `SaveCheckpoint`'s folder, and then its newest that isn't damaged: those epochs are left out, and the others come as if nothing had happened, to the last bit on a CPU. With True it
-        is the folder of this fit's `SaveCheckpoint`, and if that has no file yet, the fit starts at the beginning. (But random transforms in workers that stay from epoch to epoch draw other numbers, which is said; with `persistent_workers=False`, as `to_databunch` takes it, they draw the same.)"""
+        is the folder of this fit's `SaveCheckpoint`, and if that has no file yet, the fit starts at the beginning. (But in a loader of PyTorch's own, random transforms in workers that stay from epoch to epoch draw other numbers, which is said; in lesson 08's `WorkerLoader`, which `to_databunch` makes, they draw the same.)"""
         cbs = listify(cbs)
         paths = _find_checkpoints(resume, [cb.folder for cb in [*self.cbs, *cbs] if isinstance(cb, SaveCheckpoint)])
         if paths and self.learn is None:
@@ -394,7 +404,7 @@ def _trial(learn):
     for cb, attrs in before: vars(cb).update({k: copy.copy(v) for k, v in attrs.items() if type(v) in (list, dict, set)})   # the copies may grow
 
     run = copy.copy(learn)
-    run.cbs = []
+    run.cbs, run.stop_on_nan = [], False
     run.add_cbs([TrainEvalCallback(), *cbs])
     try: yield run
     finally:
@@ -447,7 +457,7 @@ class Learner(Learner):
 
     `opt_func(params, lr=lr)` makes the optimizer, `opt`, when the first fit begins. `splitter(model)` gives the parameters, as a list, or as a list of lists
     for groups; `lr` is one rate, or a list of one for each group. Callbacks (`cbs` are objects, `cb_funcs` make some) have it as `self.run`, and during a fit as
-    `self.learn`. What they put in the place of `model`, `opt`, `loss_func` or `data` is for that fit only. A callback's class may have `keeps`, the names of
+    `self.learn`. What they put in the place of `model`, `opt`, `loss_func` or `data` is for that fit only. A loss that is NaN or infinite ends a fit, unless `stop_on_nan` is False; `stopped_at` says where. A callback's class may have `keeps`, the names of
     attributes that `save` keeps, and `fit_only = True`, if it has no part in `validate`, `get_preds` and `lr_find`."""
     def lr_find(self, max_iter: int = 100, min_lr: float = 1e-6, max_lr: float = 10., plot: bool = True, ax=None) -> dict[str, float]:
         "Sweep the rate of all groups from `min_lr` to `max_lr` (`LR_Find`), draw the losses, and return its suggestions. Everything is as it was afterwards. Takes `max_iter` training batches."

@@ -192,6 +192,10 @@ def grad_overflow(pgs) -> bool:
     return test_overflow(torch.stack([n.to(norms[0].device) for n in norms]))
 
 # %% ../nbs/10c_fp16.ipynb #b151c9c6
+def _endless(cb) -> str:
+    return (f'the gradients overflowed in {cb.bad} steps in a row, at last with the scale {cb.loss_scale:.3g} and the loss {cb.run.loss.item():.4g}. If that is not finite, '
+            'the forward pass overflows and no scale helps: lower the learning rate, normalise the inputs, or use AmpCallback(torch.bfloat16)')
+
 class MixedPrecision(StaticPrecision):
     """Trains in float16, but for normalisation layers and the loss, with float32 master weights: the optimizer's own parameters. Between epochs and after the fit, also after an error, the model has these.
 
@@ -199,7 +203,7 @@ class MixedPrecision(StaticPrecision):
     `scale_wait` good steps in a row, up to `max_loss_scale`; it goes on from fit to fit. `skipped` lists the last fit's skipped steps (by `n_iter`). With `flat_master`, one vector a group holds all masters.
     Callbacks of an `_order` below 99 see the scaled gradients, on the model's parameters; above it, float32 gradients on the optimizer's.
     A `FloatingPointError` after 40 overflows in a row, a `ValueError` if the optimizer's parameters aren't float32. (P. Micikevicius and others, 2017, Mixed precision training)"""
-    patience, keeps = 40, ('loss_scale', 'good', 'bad', 'skipped')
+    patience, skips_bad_steps, keeps = 40, True, ('loss_scale', 'good', 'bad', 'skipped')
     def __init__(self, loss_scale: float = 512., flat_master: bool = False, dynamic: bool = True, max_loss_scale: float = 2.**24, div_factor: float = 2., scale_wait: int = 500):
         if not 0 < loss_scale <= max_loss_scale < math.inf or div_factor <= 1 or scale_wait < 1:
             raise ValueError(f'MixedPrecision needs 0 < loss_scale <= max_loss_scale, div_factor above 1 and scale_wait of 1 or more, not {loss_scale}, {max_loss_scale}, {div_factor} and {scale_wait}')
@@ -213,9 +217,7 @@ class MixedPrecision(StaticPrecision):
         self.skipped.append(self.run.n_iter)
         self.good, self.bad = 0, self.bad + 1
         if self.dynamic: self.loss_scale /= self.div_factor
-        if self.bad >= self.patience:
-            raise FloatingPointError(f'the gradients overflowed in {self.bad} steps in a row, at last with the scale {self.loss_scale:.3g} and the loss {self.run.loss.item():.4g}. If that is not finite, '
-                                     'the forward pass overflows and no scale helps: lower the learning rate, normalise the inputs, or use AmpCallback(torch.bfloat16)')
+        if self.bad >= self.patience: raise FloatingPointError(_endless(self))
         raise CancelStepException()
     def after_step(self):
         super().after_step()
@@ -251,22 +253,34 @@ class AutocastForward(Callback):
         self.leave()
         self.context = None
 
+# %% ../nbs/10c_fp16.ipynb #a40c1e02
+_units = {torch.bfloat16: ('amx_bf16', 'avx512_bf16', 'avx10_2', 'bf16', 'sve_bf16'), torch.float16: ('amx_fp16',)}   # float16 has units in more processors, which PyTorch's convolutions don't use
+
+def has_units(dtype: torch.dtype, device: str = 'cpu') -> bool:
+    "Whether PyTorch has fast arithmetic for float16 or bfloat16 on a `device` ('cpu', 'cuda' ...), by units of the processor's own; where nothing is known, True."
+    if device == 'cuda': return dtype != torch.bfloat16 or torch.cuda.is_bf16_supported(including_emulation=False)
+    can = torch.cpu.get_capabilities() if device == 'cpu' and hasattr(torch.cpu, 'get_capabilities') else {}   # older PyTorch doesn't tell
+    return not can or dtype not in _units or any(can.get(k) for k in _units[dtype])
+
 # %% ../nbs/10c_fp16.ipynb #36328f6b
 class AmpCallback(ScaledLoss, AutocastForward):
     """Mixed precision by torch.amp: `AutocastForward`, and with float16 a `GradScaler` (`scaler_kw` are its arguments): a step whose gradients overflow is skipped.
 
     `dtype` is float16 on CUDA and bfloat16, which needs no scaler, elsewhere, unless given. `skipped` lists the last fit's skipped steps, `loss_scale` is the scale now (reading it waits for the device).
-    Callbacks of an `_order` below 99 see scaled gradients in `after_backward`, those above it the true ones."""
-    scaler, scaler_state, keeps = None, None, ('scaler_state', 'skipped')
+    Callbacks of an `_order` below 99 see scaled gradients in `after_backward`, those above it the true ones. A `FloatingPointError` after 40 overflows in a row."""
+    scaler, scaler_state, patience, bad, keeps = None, None, 40, 0, ('scaler_state', 'skipped')
     def __init__(self, dtype: torch.dtype | None = None, **scaler_kw):
         super().__init__(dtype)
         if scaler_kw: torch.amp.GradScaler('cpu', **scaler_kw)   # its complaints, at once
         self.scaler_kw, self.skipped = scaler_kw, []
     @property
     def loss_scale(self) -> float: return self.scaler.get_scale() if self.scaler else 1.
+    @property
+    def skips_bad_steps(self) -> bool: return (self.dtype or (torch.float16 if default_device().type == 'cuda' else torch.bfloat16)) == torch.float16
     def begin_fit(self):
         super().begin_fit()
-        self.skipped = []
+        self.skipped, self.bad = [], 0
+        if not has_units(self.in_use, self.device): self.run.logger(f'AmpCallback: PyTorch has no fast arithmetic for {str(self.in_use)[6:]} on this {self.device}: expect it to be slower than float32, perhaps many times')
         if self.in_use == torch.float16: self.scaler = self.scaler or torch.amp.GradScaler(self.device, **self.scaler_kw)
     def begin_epoch(self):
         if self.scaler and self.scaler_state: self.scaler.load_state_dict(self.scaler_state)   # a resumed fit's
@@ -280,6 +294,8 @@ class AmpCallback(ScaledLoss, AutocastForward):
         self.scaler.unscale_(stand_in)
         self.scaler.step(stand_in)
         self.scaler.update()
+        self.bad = 0 if steps else self.bad + 1
         if steps: return
         self.skipped.append(self.run.n_iter)
+        if self.bad >= self.patience: raise FloatingPointError(_endless(self))
         raise CancelStepException()

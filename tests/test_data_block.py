@@ -431,6 +431,59 @@ def forget(loader):
 def test_workers_of_a_forgotten_loader_end_when_they_are_told():
     assert forget(nb.WorkerLoader) == [0, 0]
 
+class Drawn:
+    "Items that are drawn by chance, each by three sources."
+    def __len__(self): return 7
+    def __getitem__(self, i): return torch.tensor([i, random.randrange(10**6), np.random.randint(10**6), torch.randint(10**6, ()).item()])
+
+class DrawnAtOnce(Drawn):
+    def __getitems__(self, idxs): return [self[i] for i in idxs]
+
+def epochs(n=2, ds=None, **kw):
+    dl = nb.WorkerLoader(ds or Drawn(), 2, shuffle=True, **kw)
+    return [torch.cat(list(dl)).tolist() for _ in range(n)]
+
+@pytest.mark.parametrize('ds', [Drawn, DrawnAtOnce])
+def test_what_workers_draw_does_not_depend_on_them(ds):
+    nb.set_seed(5)
+    first = epochs(ds=ds(), num_workers=1)
+    for kw in (dict(num_workers=2), dict(num_workers=2, prefetch_factor=1), dict(num_workers=2, persistent_workers=True)):
+        nb.set_seed(5)
+        assert epochs(ds=ds(), **kw) == first
+    flat = [v for e in first for _, *vs in e for v in vs]
+    assert len(set(flat)) > len(flat) - 3   # no batch, epoch or source draws what another has drawn (but for chance)
+
+def test_a_loaders_own_generator_gives_the_seeds():
+    def with_seed(k): return epochs(num_workers=1, persistent_workers=True, generator=torch.Generator().manual_seed(k))
+    a = with_seed(3)
+    torch.rand(5)
+    assert with_seed(3) == a != with_seed(4)
+
+def test_workers_see_the_dataset_and_the_main_process_keeps_it():
+    class Known(Drawn):
+        colour = 'red'
+        def __getitem__(self, i): return torch.tensor(len(self.colour))
+    ds = Known()
+    def init(i):
+        info = torch.utils.data.get_worker_info()
+        assert info.dataset.colour == 'red' and len(info.dataset) == 7 and info.dataset[0] == 3
+        info.dataset.colour = 'orange'   # as one opens a file in each worker
+    dl = nb.WorkerLoader(ds, 2, num_workers=1, worker_init_fn=init)
+    assert torch.cat(list(dl)).tolist() == [6]*7 and len(dl) == 4 and dl.dataset is ds and ds.colour == 'red' and type(dl.batch_sampler) is torch.utils.data.BatchSampler
+
+def test_what_a_worker_gets_can_be_pickled():
+    items = pickle.loads(pickle.dumps(nb._SeededItems([3, 1, 2])))
+    batch = pickle.loads(pickle.dumps(next(iter(nb._SeededBatches([[0, 2]], None)))))
+    assert items.__getitems__(batch) == [3, 2] and batch.seed and copy.copy(items).ds == [3, 1, 2]
+
+def test_loaders_without_batches_and_streams_are_left_alone():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self): return iter(range(5))
+    assert torch.cat(list(nb.WorkerLoader(Stream(), 2, num_workers=1))).tolist() == list(range(5))
+    single = nb.WorkerLoader(list(range(5)), batch_size=None, num_workers=1)
+    assert [int(o) for o in single] == list(range(5))
+    assert [o.seeded for o in (single, nb.WorkerLoader(Stream(), 2, num_workers=1), nb.WorkerLoader(range(5), 2), nb.WorkerLoader(range(5), 2, num_workers=1))] == [False, False, False, True]
+
 def test_to_databunch_has_such_loaders():
     ll = nb.LabeledData(nb.ItemList(list(range(8))), nb.ItemList(list(range(8))))
     data = nb.SplitData(ll, ll).to_databunch(4, num_workers=1)

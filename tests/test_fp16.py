@@ -462,3 +462,49 @@ def test_a_checkpoint_in_float16_goes_on_in_bfloat16(tmp_path):
     other.load(tmp_path/'a.pt')
     other.fit(1)
     assert all(p.isfinite().all() for p in other.model.parameters())
+
+@pytest.mark.parametrize('can, halves', [(dict(avx2=True), (False, False)), (dict(amx_bf16=True), (True, False)), (dict(avx512_bf16=True, avx512_fp16=True), (True, False)), (dict(neon=True, bf16=True), (True, False)), ({}, (True, True))], ids=str)
+def test_units_for_short_types_are_what_pytorch_tells(monkeypatch, can, halves):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: can, raising=False)
+    assert (nb.has_units(torch.bfloat16), nb.has_units(torch.float16)) == halves and nb.has_units(torch.float32)
+    monkeypatch.delattr(torch.cpu, 'get_capabilities')
+    assert nb.has_units(torch.bfloat16)   # nothing is known
+
+@pytest.mark.parametrize('can, said', [(dict(avx2=True), 1), (dict(avx512_bf16=True), 0)])
+def test_a_type_that_is_imitated_is_said(monkeypatch, can, said):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: can, raising=False)
+    lines, x = [], torch.randn(8, 4)
+    learn = Learner(nn.Linear(4, 2), DataBunch(*[[(x, torch.zeros(8).long())]]*2), F.cross_entropy, cbs=[AmpCallback()])
+    learn.logger = lines.append
+    learn.fit(1)
+    assert len([s for s in lines if 'no fast arithmetic for bfloat16' in s]) == said
+
+class Overflow(Callback):
+    "A forward pass that overflows, in the training batches `at`."
+    _order = 98
+    def __init__(self, at): self.at = at
+    def after_pred(self):
+        if self.run.in_train and self.run.n_iter in self.at: self.run.pred = self.run.pred*math.inf
+
+def ten_batches(cb, at, lines):
+    x = torch.randn(80, 4)
+    learn = Learner(nn.Linear(4, 2), DataBunch(*[[(b, torch.zeros(8).long()) for b in x.split(8)]]*2), F.cross_entropy, cbs=[cb, Overflow(at)])
+    learn.logger = lines.append
+    return learn
+
+@pytest.mark.parametrize('make', [lambda: MixedPrecision(), lambda: AmpCallback(torch.float16)], ids=['by hand', 'torch.amp'])
+def test_a_single_bad_batch_costs_a_step_and_endless_ones_the_fit(make):
+    cb = make()
+    learn = ten_batches(cb, {5}, [])
+    learn.fit(2)
+    assert cb.skipped == [5] and learn.epochs_done == 2 and learn.stopped_at is None and all(p.isfinite().all() for p in learn.model.parameters())
+    learn = ten_batches(make(), range(100), [])
+    before = copy.deepcopy(learn.model.state_dict())
+    with pytest.raises(FloatingPointError, match='40 steps in a row'): learn.fit(5)
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
+
+def test_bfloat16_skips_nothing_so_a_bad_batch_ends_the_fit():
+    lines = []
+    learn = ten_batches(AmpCallback(torch.bfloat16), {5}, lines)
+    learn.fit(2)
+    assert learn.stopped_at == (0, 5) and lines[-1].startswith('stopped: the loss was')

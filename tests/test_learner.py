@@ -193,6 +193,35 @@ def test_earlier_callbacks_work_on_it():
     assert torch.equal(weights(learn), before) and len(finder.lrs) > 5
     assert torch.equal(get_batch(data.valid_dl, learn)[0], next(iter(data.valid_dl))[0]*2)
 
+class Poison(Callback):
+    "Makes the loss `value` in training batch `n`."
+    _order = 1
+    def __init__(self, n, value=math.nan): self.n, self.value = n, value
+    def after_loss(self):
+        if self.run.in_train and self.run.n_iter == self.n: self.run.loss = self.run.loss + self.value
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_a_fit_stops_by_itself_when_its_loss_is_not_finite(value):
+    data = make_data(8*120)
+    learn = tiny(Poison(130, value), data=data)
+    given = [Recorder()]
+    learn.fit(5, cbs=given)
+    assert learn.said[-1].startswith('stopped: the loss was') and learn.said[-1].endswith('in epoch 1, batch 10') and learn.epochs_done == 1
+    assert learn.stopped_at == (1, 10) and 130 < learn.n_iter < 180 and len(given) == 1 and not any(isinstance(cb, TerminateOnNaN) for cb in learn.cbs)   # a look every 50 batches; nothing is left of the guard
+    own = TerminateOnNaN(every=1)
+    learn = tiny(Poison(130, value), data=data)
+    learn.fit(5, cbs=own)
+    assert own.stopped_at == (1, 10) and learn.n_iter == 130 and len([s for s in learn.said if s.startswith('stopped')]) == 1
+    learn = tiny(Poison(130, value), data=data)
+    learn.stop_on_nan = False
+    learn.fit(2)
+    assert learn.epochs_done == 2 and learn.stopped_at is None and not any(s.startswith('stopped') for s in learn.said)
+
+def test_the_learning_rate_finder_may_go_to_infinity():
+    learn = tiny(opt='sgd', data=make_data(8*120))
+    learn.lr_find(max_iter=110, max_lr=1e20, plot=False)
+    assert learn.said == []
+
 def test_get_learner_makes_a_network_for_the_data():
     ds = Dataset(torch.randn(8, 3, 16, 16), torch.arange(8) % 2)
     learn = get_learner([8, 8], DataBunch(*get_dls(ds, ds, 4), 3, 2), .1, conv_layer, cb_funcs=[partial(AvgStatsCallback, accuracy), Recorder], opt_func=sgd_mom_opt)
@@ -387,7 +416,30 @@ def test_the_order_of_the_batches_is_resumed(tmp_path, kw):
     torch.manual_seed(99)
     resumed.fit(3, resume=True)
     assert resumed.recorder.loss_values().tolist() == whole.recorder.loss_values().tolist()
-    assert any('workers start anew' in s for s in resumed.said) == kw.get('persistent_workers', False)
+    assert not any('workers start anew' in s for s in resumed.said)
+
+class Noisy(Dataset):
+    "Items with noise that is drawn as they are read, by three sources of random numbers."
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return x + torch.randn(10)*.1 + random.random() + float(np.random.rand()), y
+
+@pytest.mark.parametrize('kw, exact', [(dict(num_workers=0), True), (dict(num_workers=2), True), (dict(num_workers=2, persistent_workers=True), True), (dict(num_workers=2, persistent_workers=True, loader=torch.utils.data.DataLoader), False)], ids=str)
+def test_what_transforms_draw_is_resumed(tmp_path, kw, exact):
+    kw = dict(kw)
+    loader = kw.pop('loader', WorkerLoader)
+    def data():
+        set_seed(7)
+        x = torch.randn(50, 10)
+        return DataBunch(*get_dls(*(Noisy(o, o[:, :4].argmax(1)) for o in (x[:40], x[40:])), 8, loader, **kw), 10, 4)
+    whole = to_resume(tmp_path/'whole', data=data())
+    whole.fit(3)
+    with pytest.raises(ZeroDivisionError): to_resume(tmp_path/'cut', data=data()).fit(3, cbs=At('after_step', ZeroDivisionError(), n=11))
+    resumed = to_resume(tmp_path/'cut', seed=77, data=data())
+    torch.manual_seed(99)
+    resumed.fit(3, resume=True)
+    assert (resumed.recorder.loss_values().tolist() == whole.recorder.loss_values().tolist()) == exact
+    assert any('workers start anew' in s for s in resumed.said) != exact
 
 def test_a_finished_fit_has_nothing_to_go_on_with(tmp_path):
     learn = to_resume(tmp_path)
