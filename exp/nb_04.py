@@ -4,7 +4,7 @@
 
 # %% ../nbs/04_callbacks.ipynb #c6538867
 from exp.nb_03 import *
-import operator
+import functools, operator
 from collections import Counter
 from collections.abc import Iterable
 from numbers import Number
@@ -106,12 +106,15 @@ def _numbered(names):
         seen[name] += 1
         yield name if seen[name] == 1 else f'{name}_{seen[name]}'
 
+@functools.cache
+def _looks_like_event(name, events):
+    return bool(re.match('(begin|before|after)_', name) or difflib.get_close_matches(name, events, 1, .85))   # slow: each name is compared once
+
 def check_callback(cb, events: tuple[str, ...]):
     "Raise a `TypeError` if `cb` is no callback, and an `AttributeError` if it has a method that looks like an event (`before_batch`, `after_bacth`) and is none of `events`."
     if not isinstance(cb, Callback): raise TypeError(f'{cb!r} is no Callback' + ('; cbs takes objects, cb_funcs takes what makes them, such as a class' if isinstance(cb, type) else ''))
     for k in sorted({*dir(type(cb)), *vars(cb)} - {*events}):
-        looks_like_one = re.match('(begin|before|after)_', k) or difflib.get_close_matches(k, events, 1, .85)
-        if looks_like_one and callable(getattr(cb, k)): raise AttributeError(f'{type(cb).__name__}.{k} would never be called, since no event has this name; {_nearest(k, events)}')
+        if _looks_like_event(k, events) and callable(getattr(cb, k)): raise AttributeError(f'{type(cb).__name__}.{k} would never be called, since no event has this name; {_nearest(k, events)}')
 
 # %% ../nbs/04_callbacks.ipynb #f4fb4c7c
 def _check_free(host, cb):

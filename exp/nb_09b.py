@@ -60,10 +60,12 @@ class Learner(Runner):
 # %% ../nbs/09b_learner.ipynb #9c7d096c
 class Learner(Learner):
     "The learner, with its numbers: which batch it is, and how many epochs are done."
+    guard = None
     def one_batch(self, i: int, xb, yb):
-        "Lesson 05b's, with the number of the batch in its pass, `iter`."
+        "Lesson 05b's, with the number of the batch in its pass, `iter`. After each 50th in training, a fit's own guard looks at the loss."
         self.iter = i
         super().one_batch(xb, yb)
+        if i % 50 == 49 and self.guard and self.in_train: self.guard.look()
     def all_batches(self, dl=None):
         "Every batch of `self.dl`, whatever the pass has begun with; `iters` is how many there are. Raises a `ValueError` if there is none."
         self.iters, i = self.n_batches(self.dl), None
@@ -92,13 +94,21 @@ class Learner(Learner):
         self.attach()   # gives the others their names back
 
 # %% ../nbs/09b_learner.ipynb #1c3e0545
+class NaNGuard(TerminateOnNaN):
+    "The guard of a fit that has no other. It looks at the loss of each 50th batch, and of the last of each pass, which is enough, since weights that are NaN stay NaN; between its looks it costs nothing. `stopped_at` is where it saw it."
+    after_loss = after_epoch = None   # not called for each batch, and validation is none of its business
+    def look(self):
+        run = self.run
+        if run.loss is not None: self.recent = [(run.epoch, run.iter, run.loss.detach())]
+        super().look()
+
 class Learner(Learner):
     "The learner, with fits that make the optimizer, take callbacks of their own, and stop when the loss is NaN or infinite."
     stop_on_nan, stopped_at = True, None
     def guards(self, cbs) -> list[TerminateOnNaN]:
-        "What stops a fit with the callbacks `cbs` at a NaN: those among them that do, or one that looks every 50 batches. None is added if `stop_on_nan` is False, or a callback skips such steps by itself (`skips_bad_steps`)."
+        "What stops a fit with the callbacks `cbs` at a NaN: those among them that do, else a `NaNGuard`. There is none if `stop_on_nan` is False, or a callback skips such steps by itself (`skips_bad_steps`)."
         own = [cb for cb in cbs if isinstance(cb, TerminateOnNaN)]
-        return own if own or not self.stop_on_nan or any(getattr(cb, 'skips_bad_steps', False) for cb in cbs) else [TerminateOnNaN(every=50)]
+        return own if own or not self.stop_on_nan or any(getattr(cb, 'skips_bad_steps', False) for cb in cbs) else [NaNGuard()]
     def fit(self, epochs: int, cbs=None, reset_opt: bool = False):
         """Train for `epochs` epochs, each followed by validation; `cbs` are more callbacks, for this fit only. `reset_opt` makes a new optimizer first.
 
@@ -111,11 +121,11 @@ class Learner(Learner):
         guards = self.guards([*self.cbs, *cbs])
         cbs += [cb for cb in guards if not any(cb is o for o in [*self.cbs, *cbs])]
         self.add_cbs(cbs)
-        self.opt, self.epochs_done, self.stopped_at = opt, 0, None
+        self.opt, self.epochs_done, self.stopped_at, self.guard = opt, 0, None, next((cb for cb in guards if isinstance(cb, NaNGuard)), None)
         self._own = {k: vars(self)[k] for k in ('model', 'opt', 'loss_func', 'data')}
         try: super().fit(epochs, self)
         finally:
-            vars(self).update(self._own, _own=None)
+            vars(self).update(self._own, _own=None, guard=None)
             self.stopped_at = next((at for cb in guards if (at := vars(cb).get('stopped_at'))), None)
             self.remove_cbs([cb for cb in cbs if any(cb is o for o in self.cbs)])
 

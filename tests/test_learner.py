@@ -194,28 +194,45 @@ def test_earlier_callbacks_work_on_it():
     assert torch.equal(get_batch(data.valid_dl, learn)[0], next(iter(data.valid_dl))[0]*2)
 
 class Poison(Callback):
-    "Makes the loss `value` in training batch `n`."
+    "Predictions in training batch `n` are multiplied by `value`: gradients and weights are spoilt for good."
     _order = 1
     def __init__(self, n, value=math.nan): self.n, self.value = n, value
-    def after_loss(self):
-        if self.run.in_train and self.run.n_iter == self.n: self.run.loss = self.run.loss + self.value
+    def after_pred(self):
+        if self.run.in_train and self.run.n_iter == self.n: self.run.pred = self.run.pred*self.value
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])
-def test_a_fit_stops_by_itself_when_its_loss_is_not_finite(value):
-    data = make_data(8*120)
-    learn = tiny(Poison(130, value), data=data)
-    given = [Recorder()]
+@pytest.mark.parametrize('n, seen', [(0, (0, 49)), (48, (0, 49)), (50, (0, 99)), (105, (0, 119)), (119, (0, 119)), (130, (1, 49))])
+def test_a_fit_stops_by_itself_when_its_loss_is_not_finite(value, n, seen):
+    learn, given = tiny(Poison(n, value), data=make_data(8*120)), [Recorder()]
     learn.fit(5, cbs=given)
-    assert learn.said[-1].startswith('stopped: the loss was') and learn.said[-1].endswith('in epoch 1, batch 10') and learn.epochs_done == 1
-    assert learn.stopped_at == (1, 10) and 130 < learn.n_iter < 180 and len(given) == 1 and not any(isinstance(cb, TerminateOnNaN) for cb in learn.cbs)   # a look every 50 batches; nothing is left of the guard
-    own = TerminateOnNaN(every=1)
-    learn = tiny(Poison(130, value), data=data)
+    assert learn.stopped_at == seen and learn.said[-1].startswith('stopped: the loss was') and learn.said[-1].endswith('in epoch {}, batch {}'.format(*seen))
+    assert learn.epochs_done == seen[0] and len(given) == 1 and learn.guard is None and not any(isinstance(cb, TerminateOnNaN) for cb in learn.cbs)   # nothing is left of the guard
+
+def test_a_guard_of_ones_own_takes_the_place_of_the_fits():
+    data, own = make_data(8*120), TerminateOnNaN(every=1)
+    learn = tiny(Poison(130), data=data)
     learn.fit(5, cbs=own)
-    assert own.stopped_at == (1, 10) and learn.n_iter == 130 and len([s for s in learn.said if s.startswith('stopped')]) == 1
-    learn = tiny(Poison(130, value), data=data)
+    assert own.stopped_at == learn.stopped_at == (1, 10) and learn.n_iter == 130 and weights(learn).isfinite().all() and len([s for s in learn.said if s.startswith('stopped')]) == 1
+    learn = tiny(Poison(130), data=data)
     learn.stop_on_nan = False
     learn.fit(2)
     assert learn.epochs_done == 2 and learn.stopped_at is None and not any(s.startswith('stopped') for s in learn.said)
+
+def test_a_healthy_fit_after_a_stopped_one_is_not_stopped():
+    learn = tiny(poison := Poison(3), data=make_data(8*60))
+    learn.fit(1)
+    assert learn.stopped_at == (0, 49)
+    poison.n, learn.model = None, net()
+    learn.fit(1, reset_opt=True)
+    assert learn.stopped_at is None and learn.epochs_done == 1
+
+def test_validation_that_is_nan_stops_nothing():
+    class Spoil(Callback):
+        def after_pred(self):
+            if not self.run.in_train: self.run.pred = self.run.pred*math.nan
+    learn = tiny(Spoil())
+    learn.fit(2)
+    assert learn.epochs_done == 2 and learn.stopped_at is None
 
 def test_the_learning_rate_finder_may_go_to_infinity():
     learn = tiny(opt='sgd', data=make_data(8*120))
