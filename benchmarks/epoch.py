@@ -24,10 +24,10 @@ class Waiting:
             self.seconds.append(time.perf_counter() - start)
             yield batch
 
-def make(images, workers, arch, size, bs, amp):
-    "The learner, without bars and metrics, and where the files are."
+def make(path, images, workers, arch, size, bs, amp):
+    "The learner for the images in `path`, without bars and metrics."
     import exp.nb_11 as nb
-    path, r = nb.untar_data(nb.URLs.IMAGENETTE_160), nb.imagenette_recipe
+    r = nb.imagenette_recipe
     il = nb.ImageList.from_files(path/'train', tfms=[nb.make_rgb, nb.CropToBytes(nb.RandomResizedCrop(size, scale=r['scale']), p=.5)])
     il.items = [il.items[i] for i in torch.randperm(len(il), generator=torch.Generator().manual_seed(0)).tolist()[:images]]
     for f in il.items: f.read_bytes()
@@ -38,7 +38,7 @@ def make(images, workers, arch, size, bs, amp):
     learn = nb.cnn_learner(getattr(nb, arch), data, nb.LabelSmoothingCrossEntropy(r['smooth']), opt_func, lr=1e-3, norm=nb.norm_imagenette, progress=False, channels_last=True, xtra_cb=[nb.AmpCallback()]*amp)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, nb.AvgStatsCallback)])
     learn.logger = nb.noop
-    return learn, path
+    return learn
 
 def rounds_of(learn, rounds):
     "For each round, the seconds of the loader alone, of the model alone, of the epoch, and of waiting in it."
@@ -65,13 +65,14 @@ def learn_device(learn): return next(learn.model.parameters()).device.type
 
 def main(images=640, rounds=3, workers=(0, 2), arch='xresnet18', size=128, bs=64, threads=0, amp=(False, True)) -> None:
     "Print the table of parts, for each format and number of workers."
-    before = torch.get_num_threads()
+    from exp.nb_11 import URLs, untar_data
+    before, path = torch.get_num_threads(), untar_data(URLs.IMAGENETTE_160)
     if threads: torch.set_num_threads(threads)
     try:
         print('| format | workers | loader alone, images/s | model alone | the sum | epoch | of the sum | of the slower | waited |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |')
         for half in amp:
             for n in workers:
-                learn, path = make(images, n, arch, size, bs, half)
+                learn = make(path, images, n, arch, size, bs, half)
                 rows = rounds_of(learn, rounds)
                 seen = len(learn.data.train_dl)*bs
                 loader, model, both, epoch = (statistics.median(seen/f(r) for r in rows) for f in (lambda r: r[0], lambda r: r[1], lambda r: r[0] + r[1], lambda r: r[2]))

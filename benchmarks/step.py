@@ -1,7 +1,7 @@
-"""A training step of an XResNet, in the formats that a processor may have units for: python -m benchmarks.step [--rounds N] [--threads N] [--images N] [--size PIXELS]
+"""A training step of an XResNet, in the formats that a processor may have units for: python -m benchmarks.step [--rounds N] [--threads N] [--images N] [--size PIXELS] [--compiled 0]
 
 Forward and backward pass of xresnet18 on ready batches, all ways in turn in random order; a way's ratio is the median over the rounds of its time to that of the plain step (float32, channels first) *in the same round*, so that below 1 is faster.
-`channels last` stores a pixel's channels side by side; `bfloat16` is PyTorch's autocast; `compiled` has gone through torch.compile, whose own time isn't counted, but said. Whether bfloat16 gains depends on the processor's units.
+`channels last` stores a pixel's channels side by side; `bfloat16` is PyTorch's autocast; `compiled` has gone through torch.compile, whose own time isn't counted, but said (`--compiled 0` leaves it out: it can take minutes). Whether bfloat16 gains depends on the processor's units.
 """
 import copy, time
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.machine import command_line, in_turn, quartiles, thread_count, using_threads
 
-def ways_of(model, x, y):
+def ways_of(model, x, y, compiled):
     "Name -> a step, and name -> seconds that its first step took."
     last, x_last = copy.deepcopy(model).to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     def step(model, x, half):
@@ -19,8 +19,9 @@ def ways_of(model, x, y):
         model.zero_grad()
         if x.device.type == 'cuda': torch.cuda.synchronize()
     def made(m, x, half=False): return lambda: step(m, x, half)
-    ways = {'float32': made(model, x), 'float32, channels last': made(last, x_last), 'bfloat16': made(model, x, True), 'bfloat16, channels last': made(last, x_last, True),
-            'float32, channels last, compiled': made(torch.compile(copy.deepcopy(last)), x_last), 'bfloat16, channels last, compiled': made(torch.compile(copy.deepcopy(last)), x_last, True)}
+    ways = {'float32': made(model, x), 'float32, channels last': made(last, x_last), 'bfloat16': made(model, x, True), 'bfloat16, channels last': made(last, x_last, True)}
+    if compiled:
+        for name, half in (('float32', False), ('bfloat16', True)): ways[f'{name}, channels last, compiled'] = made(torch.compile(copy.deepcopy(last)), x_last, half)
     seconds = {}
     for name, f in ways.items():
         start = time.perf_counter()
@@ -28,13 +29,13 @@ def ways_of(model, x, y):
         seconds[name] = time.perf_counter() - start
     return ways, seconds
 
-def main(rounds=10, threads=1, images=32, size=128) -> None:
+def main(rounds=10, threads=1, images=32, size=128, compiled=1) -> None:
     "Print the table of ways."
     from exp.nb_11 import default_device, has_units, to_device, xresnet18
     with using_threads(threads):
         torch.manual_seed(0)
         device = default_device()
-        ways, first = ways_of(*to_device((xresnet18(c_out=10), torch.randn(images, 3, size, size), torch.randint(10, (images,))), device))
+        ways, first = ways_of(*to_device((xresnet18(c_out=10), torch.randn(images, 3, size, size), torch.randint(10, (images,))), device), compiled)
         times = in_turn(ways, rounds, warm_up=1, clock=time.perf_counter)
     print('| step | images/s | time, as a ratio to float32 (median) | quartiles | first step, s |\n| --- | ---: | ---: | --- | ---: |')
     for name, ts in times.items():
