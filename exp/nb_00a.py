@@ -571,6 +571,22 @@ def default_device():
         raise ValueError(f'EXP_DEVICE={name!r}: this machine has {has} (write cpu, cuda, cuda:1, mps or nothing)')
     return torch.device(name)
 
+# %% ../nbs/00a_datasets.ipynb #d96319fb
+def cpu_name() -> str:
+    "What the processor is called, as far as the system tells it."
+    import platform
+    info = Path('/proc/cpuinfo')   # on Linux
+    lines = info.read_text(encoding='utf-8', errors='replace').splitlines() if info.is_file() else []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine() or 'a processor without a name'
+
+def device_name() -> str:
+    "What `default_device()` is called: a GPU's name, or the processor's with the number of threads that PyTorch computes with."
+    import torch
+    device, n = default_device(), torch.get_num_threads()
+    if device.type == 'cuda': return torch.cuda.get_device_name(device)
+    return f'{cpu_name()}, {device.type}' if device.type != 'cpu' else f'{cpu_name()}, {n} thread{"s"*(n > 1)}'
+
 # %% ../nbs/00a_datasets.ipynb #27a98246
 def pick_size(path: str | Path, *, full, cpu, sample):
     """`sample` if `path` is a built-in sample.

@@ -60,12 +60,12 @@ class Learner(Runner):
 # %% ../nbs/09b_learner.ipynb #9c7d096c
 class Learner(Learner):
     "The learner, with its numbers: which batch it is, and how many epochs are done."
-    guard = None
+    _guard = None
     def one_batch(self, i: int, xb, yb):
         "Lesson 05b's, with the number of the batch in its pass, `iter`. After each 50th in training, a fit's own guard looks at the loss."
         self.iter = i
         super().one_batch(xb, yb)
-        if i % 50 == 49 and self.guard and self.in_train: self.guard.look()
+        if i % 50 == 49 and self._guard and self.in_train: self._guard.look()
     def all_batches(self, dl=None):
         "Every batch of `self.dl`, whatever the pass has begun with; `iters` is how many there are. Raises a `ValueError` if there is none."
         self.iters, i = self.n_batches(self.dl), None
@@ -121,11 +121,11 @@ class Learner(Learner):
         guards = self.guards([*self.cbs, *cbs])
         cbs += [cb for cb in guards if not any(cb is o for o in [*self.cbs, *cbs])]
         self.add_cbs(cbs)
-        self.opt, self.epochs_done, self.stopped_at, self.guard = opt, 0, None, next((cb for cb in guards if isinstance(cb, NaNGuard)), None)
+        self.opt, self.epochs_done, self.stopped_at, self._guard = opt, 0, None, next((cb for cb in guards if isinstance(cb, NaNGuard)), None)
         self._own = {k: vars(self)[k] for k in ('model', 'opt', 'loss_func', 'data')}
         try: super().fit(epochs, self)
         finally:
-            vars(self).update(self._own, _own=None, guard=None)
+            vars(self).update(self._own, _own=None, _guard=None)
             self.stopped_at = next((at for cb in guards if (at := vars(cb).get('stopped_at'))), None)
             self.remove_cbs([cb for cb in cbs if any(cb is o for o in self.cbs)])
 

@@ -133,7 +133,7 @@ def _class_files(folder):
     "`(class, file)` for all texts in the folders of `folder`, but for those without labels."
     names = [o for o in _names(folder) if (folder/o).is_dir() and o != 'unsup']
     if not names: raise DataError(f'{folder} has no folders of texts in it, one for each class')
-    return [(f.relative_to(folder).parts[0], f) for f in get_files(folder, '.txt', recurse=True, include=names) if f.parent != folder]
+    return [(f.relative_to(folder).parts[0], f) for f in class_files(folder, '.txt', include=names, what='text', stacklevel=3) if f.parent != folder]
 
 # %% ../nbs/12c_ulmfit.ipynb #6a0e0ad7
 def folder_source(path: str | Path, encoding: str = 'utf-8') -> TextSource:
@@ -575,7 +575,8 @@ def _summary(probs, targets, vocab, worst):
 def _multi_summary(probs, targets, vocab, worst):
     said, is_so = probs >= .5, targets > .5
     right, n_said, n_so = (said & is_so).sum(0), said.sum(0), is_so.sum(0)
-    table = pd.DataFrame(dict(texts=n_so, recognised=right/n_so, right_when_said=right/n_said, f1=2*right/(n_said + n_so)), index=vocab)
+    table = pd.DataFrame(dict(texts=n_so, recognised=right/n_so, right_when_said=right/n_said, f1=2*right/(n_said + n_so),
+                              true_positive=right, false_negative=n_so - right, false_positive=n_said - right, true_negative=(~said & ~is_so).sum(0)), index=vocab)
     losses, correct = F.binary_cross_entropy(probs.clamp(1e-12, 1), targets.float(), reduction='none').mean(1), said == is_so
     def named(mask): return ', '.join(v for v, m in zip(vocab, mask.tolist()) if m) or '(none)'
     order = losses.topk(min(worst, len(losses))).indices.tolist()
@@ -584,7 +585,7 @@ def _multi_summary(probs, targets, vocab, worst):
                 worst=[dict(number=i, true=named(is_so[i]), predicted=named(said[i]), loss=losses[i].item()) for i in order])
 
 def summarize(probs: Tensor, targets: Tensor, vocab: list[str], worst: int = 20) -> dict:
-    """What predictions `probs` [n, categories] are worth: accuracy and loss, a table of the categories, the confusion matrix, and the `worst` texts by loss.
+    """What predictions `probs` [n, categories] are worth: accuracy and loss, a table of the categories, the confusion matrix (with several labels a text: four counts for each), and the `worst` texts by loss.
 
     `targets` are numbers of categories [n]; or for texts with any number of labels, rows of 0 and 1 [n, categories], where a label counts as said from a probability of one half on. A text's `number` is its place."""
     return (_summary if targets.ndim == 1 else _multi_summary)(probs, targets, list(map(str, vocab)), worst)
@@ -654,7 +655,11 @@ def _in_short(r):
     rows = {name: r[k] for k, name in names.items() if k in r}
     if len(r['accuracies']) > 1: rows |= {f'accuracy of the {d} model alone': v for d, v in r['accuracies'].items()}
     rows |= {f'perplexity of the {d} language model': v for d, v in r['perplexities'].items()} | r['data']
-    return [dict(what=k, value=v) for k, v in (rows | dict(training=clock(r['seconds']), device=r['device'], torch=r['torch'])).items()]
+    return [dict(what=k, value=v) for k, v in (rows | dict(device=r['device'], torch=r['torch'])).items()]
+
+def _times(r):
+    "What each stage has taken."
+    return [dict(stage=k, time=clock(s)) for k, s in [*r['stages'].items(), ('of that, in epochs', r['seconds'])]]
 
 def _worst(r):
     columns = [c for c in ('where', 'text', 'true', 'p_true', 'predicted', 'p_predicted', 'loss') if c in r['worst'][0]]
@@ -665,6 +670,7 @@ def report_page(r: dict, curves: bytes) -> str:
     "The report as one page of HTML that needs no other file: `r` as in `report.json`, and the picture `curves` (PNG)."
     small, picture = len(r.get('confusion', range(99))) <= 40, base64.b64encode(curves).decode()
     parts = {'In short': _table(_in_short(r)), 'Use': f'<pre>{html.escape(_usage(r["models"]))}</pre>',
+             'Time': _table(_times(r)),
              'Training': f'<img alt="Loss and accuracy of each training" src="data:image/png;base64,{picture}">',
              'Categories': _table(r['by_category']), 'What was taken for what': _confusion_table(r['confusion'], r['categories']) if small else '', 'Worst texts': _worst(r),
              'Settings': _table([dict(setting=f'--{k.replace("_", "-")}', value=' '.join(map(str, listify(v)))) for k, v in r['settings'].items()])}
@@ -686,6 +692,20 @@ def _sizes_of(t, args):
     known = [_read_json(Path(args.out)/d/'lm.json')['known'] for d in _directions(args) if args.pretrained]
     return sizes | ({'of these known to the pretrained model': known[0]} if known else {})
 
+def _seconds(out) -> dict[str, float]:
+    "The seconds that each stage of the run in the folder `out` has taken, with those before an interruption."
+    o = _readable(_read_json, Path(out)/'seconds.json')
+    return {k: s for k, s in o.items() if isinstance(s, float)} if isinstance(o, dict) else {}
+
+@contextmanager
+def _timed(out, stage):
+    "In this block a `stage` of the run in the folder `out` goes on."
+    started = time.perf_counter()
+    try: yield
+    finally:
+        before = _seconds(out)
+        if (Path(out)/'settings.json').exists(): _write_json(Path(out)/'seconds.json', before | {stage: before.get(stage, 0.) + time.perf_counter() - started})   # not for a run that hasn't begun
+
 def _cut(text, width=1500): return text if len(text) <= width else f'{text[:width//2]} … {text[-width//2:]}'
 
 # %% ../nbs/12c_ulmfit.ipynb #9c99ca42
@@ -701,7 +721,7 @@ def write_report(t: UlmfitTexts, args, answers: dict[str, Tensor], models: list[
     r |= dict(categories=list(map(str, t.vocab)), data=_sizes_of(t, args), models=[str(o) for o in models],
               accuracies={d: summarize(a, targets, t.vocab)['accuracy'] for d, a in answers.items()},
               perplexities={title.split()[0]: perplexity(h[-1]['valid_loss']) for title, h in history.items() if title.endswith('language model')},
-              seconds=sum(o['time'] for h in history.values() for o in h), device=str(default_device()), torch=torch.__version__, settings=vars(args), history=history)
+              seconds=sum(o['time'] for h in history.values() for o in h), stages=_seconds(out), device=device_name(), torch=torch.__version__, settings=vars(args), history=history)
     file, fig = io.BytesIO(), plot_records(records)
     fig.savefig(file, format='png', dpi=110)
     plt.close(fig)
@@ -756,16 +776,16 @@ def run_ulmfit(args) -> dict:
     settings, answers, models = _settings(args, out), {}, []
     with _alone(out):
         _pretrained(args, [b for d, b in _directions(args).items() if _kept_lm(out/d) is None])   # what is missing shows at once
-        t = _first_stage(args, out, settings)
+        with _timed(out, 'texts'): t = _first_stage(args, out, settings)
         if default_device().type == 'cpu' and args.n_hid > 500 and not args.pretrained:
             print('no accelerator here: --emb-sz 200 --n-hid 400 --n-layers 2 --sampled 1000 would be many times faster', flush=True)
         for direction, backwards in _directions(args).items():
             (folder := out/direction).mkdir(exist_ok=True)
             print(f'{direction} language model', flush=True)
-            encoder = train_lm(t, args, folder, backwards)
+            with _timed(out, f'{direction} language model'): encoder = train_lm(t, args, folder, backwards)
             print(f'{direction} classifier', flush=True)
             models.append(out/('model_backward.pth' if models else 'model.pth'))
-            answers[direction] = train_classifier(t, args, folder, backwards, models[-1], encoder)
+            with _timed(out, f'{direction} classifier'): answers[direction] = train_classifier(t, args, folder, backwards, models[-1], encoder)
         return write_report(t, args, answers, models)
 
 # %% ../nbs/12c_ulmfit.ipynb #e4fddaa6

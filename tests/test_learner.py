@@ -206,7 +206,7 @@ def test_a_fit_stops_by_itself_when_its_loss_is_not_finite(value, n, seen):
     learn, given = tiny(Poison(n, value), data=make_data(8*120)), [Recorder()]
     learn.fit(5, cbs=given)
     assert learn.stopped_at == seen and learn.said[-1].startswith('stopped: the loss was') and learn.said[-1].endswith('in epoch {}, batch {}'.format(*seen))
-    assert learn.epochs_done == seen[0] and len(given) == 1 and learn.guard is None and not any(isinstance(cb, TerminateOnNaN) for cb in learn.cbs)   # nothing is left of the guard
+    assert learn.epochs_done == seen[0] and len(given) == 1 and learn._guard is None and not any(isinstance(cb, TerminateOnNaN) for cb in learn.cbs)   # nothing is left of the guard
 
 def test_a_guard_of_ones_own_takes_the_place_of_the_fits():
     data, own = make_data(8*120), TerminateOnNaN(every=1)

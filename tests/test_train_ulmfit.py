@@ -6,7 +6,7 @@ matplotlib.use('Agg')
 import numpy as np
 import pytest, torch
 from exp import train_ulmfit as tu
-from exp.nb_12c import Callback, load_learner
+from exp.nb_12c import Callback, device_name, load_learner
 
 GOOD, BAD = 'a lovely film with a warm heart and a fine cast', 'an awful film with a dull plot and a poor cast'
 SMALL = ('--valid', .2, '--lm-epochs', 2, '--lm-bs', 2, '--bptt', 8, '--emb-sz', 6, '--n-hid', 8, '--n-layers', 2, '--epochs', 1, '--bs', 4, '--min-freq', 1, '--workers', 1)
@@ -45,7 +45,7 @@ def run(data, out, *more, **kw):
     return done(out)
 
 def without_times(o):
-    if isinstance(o, dict): return {k: without_times(v) for k, v in o.items() if k not in ('time', 'seconds', 'settings', 'models')}
+    if isinstance(o, dict): return {k: without_times(v) for k, v in o.items() if k not in ('time', 'seconds', 'stages', 'settings', 'models')}
     return [without_times(v) for v in o] if isinstance(o, list) else o
 
 def error_of(args, capsys):
@@ -574,6 +574,41 @@ def test_the_reports_figures_are_plain_json(tmp_path):
 def test_the_report_of_a_perfect_model():
     r = tu.summarize(torch.eye(3), torch.arange(3), ['a', 'b', 'c'])
     assert r['accuracy'] == 1 and r['confusion'] == np.eye(3).tolist() and r['loss'] == 0
+
+def test_the_counts_of_each_of_several_labels():
+    from sklearn.metrics import multilabel_confusion_matrix
+    g = torch.Generator().manual_seed(0)
+    probs, targets = torch.rand(40, 3, generator=g), (torch.rand(40, 3, generator=g) < .4).long()
+    by = {o['category']: o for o in tu.summarize(probs, targets, list('abc'))['by_category']}
+    for label, ((tn, fp), (fn, tp)) in zip('abc', multilabel_confusion_matrix(targets, probs >= .5)):
+        assert [by[label][k] for k in ('true_positive', 'false_negative', 'false_positive', 'true_negative')] == [tp, fn, fp, tn]
+
+def test_the_report_names_the_device_and_the_time_of_each_stage(whole):
+    r, page = done(whole[1]), (whole[1]/'report.html').read_text(encoding='utf-8')
+    assert list(r['stages']) == ['texts', 'forward language model', 'forward classifier'] and min(r['stages'].values()) > 0
+    assert sum(r['stages'].values()) > r['seconds'] > 0 and r['device'] == device_name() and html.escape(r['device']) in page
+    assert all(f'>{stage}<' in page for stage in r['stages'])
+
+def test_the_time_before_an_interruption_counts(tmp_path):
+    clocks = iter([100., 103., 200., 204.])
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(tu.time, 'perf_counter', lambda: next(clocks))
+        (tmp_path/'settings.json').write_text('{}')
+        with pytest.raises(KeyboardInterrupt), tu._timed(tmp_path, 'texts'): raise KeyboardInterrupt
+        with tu._timed(tmp_path, 'texts'): pass
+    assert tu._seconds(tmp_path) == dict(texts=7.)
+
+@pytest.mark.parametrize('damage', ['', '[', '[1]', '{"texts": "x"}'])
+def test_damaged_times_are_left_out(tmp_path, damage):
+    for name, text in {'settings.json': '{}', 'seconds.json': damage}.items(): (tmp_path/name).write_text(text)
+    with tu._timed(tmp_path, 'texts'): pass
+    assert list(tu._seconds(tmp_path)) == ['texts']
+
+def test_a_class_folder_without_texts_is_warned_of(tmp_path):
+    d = make_folder(tmp_path/'d')
+    (d/'fair').mkdir()
+    with pytest.warns(UserWarning, match='no text in .*fair'): found = tu.folder_source(d)
+    assert {*found.labels} == {'neg', 'pos'}
 
 def test_the_report_says_how_to_predict(whole, capsys):
     code = html.unescape(re.search('<pre>(.*?)</pre>', (whole[1]/'report.html').read_text(), re.S)[1])
