@@ -706,6 +706,28 @@ def test_without_a_choice_the_device_works():
     import torch
     assert torch.ones(2, device=d.default_device()).sum().item() == 2
 
+def test_the_devices_name(monkeypatch):
+    import torch
+    monkeypatch.setenv('EXP_DEVICE', 'cpu')
+    for n, end in ((1, ', 1 thread'), (3, ', 3 threads')):
+        monkeypatch.setattr(torch, 'get_num_threads', lambda: n)
+        assert d.device_name() == d.cpu_name() + end and d.cpu_name()
+    monkeypatch.setattr(d, 'default_device', lambda: torch.device('cuda', 0))
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: f'A Great GPU {device.index}')
+    assert d.device_name() == 'A Great GPU 0'
+    monkeypatch.setattr(d, 'default_device', lambda: torch.device('mps'))
+    assert d.device_name() == d.cpu_name() + ', mps'
+
+@pytest.mark.parametrize('info, name', [('processor\t: 0\nmodel name\t: A Fast CPU @ 3 GHz\nprocessor\t: 1\nmodel name\t: A Fast CPU @ 3 GHz\n', 'A Fast CPU @ 3 GHz'), ('processor : 0\nBogoMIPS : 50\n', 'arm64'), (None, 'arm64')])
+def test_the_processors_name(monkeypatch, tmp_path, info, name):
+    "Some systems tell it in a file, some by the platform, and some only its kind."
+    import platform
+    if info is not None: (tmp_path/'cpuinfo').write_text(info)
+    monkeypatch.setattr(d, 'Path', lambda _: tmp_path/'cpuinfo')
+    monkeypatch.setattr(platform, 'processor', lambda: '')
+    monkeypatch.setattr(platform, 'machine', lambda: 'arm64')
+    assert d.cpu_name() == name
+
 def test_pick_size_by_device(tmp_path, monkeypatch):
     import torch
     sizes = dict(full='full', cpu='cpu', sample='sample')
