@@ -76,7 +76,7 @@ def cut_off(args, monkeypatch, stage, epoch):
 
 def test_a_folder(folder, tmp_path):
     r, out = run(folder, tmp_path/'run', **GRADUAL), tmp_path/'run'
-    assert {'settings.json', 'texts', 'forward', 'model.pth', 'report.json', 'report.html'} == {o.name for o in out.iterdir() if o.name != '.lock'}
+    assert {'settings.json', 'seconds.json', 'texts', 'forward', 'model.pth', 'report.json', 'report.html'} == {o.name for o in out.iterdir() if o.name != '.lock'}
     assert r['categories'] == ['neg', 'pos'] and 0 <= r['accuracy'] <= 1 and np.sum(r['confusion']) == r['data']['validation texts'] == 3
     assert set(r['perplexities']) == {'forward'} and r['settings']['bptt'] == 8
 
