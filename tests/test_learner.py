@@ -208,6 +208,12 @@ def test_a_fit_stops_by_itself_when_its_loss_is_not_finite(value, n, seen):
     assert learn.stopped_at == seen and learn.said[-1].startswith('stopped: the loss was') and learn.said[-1].endswith('in epoch {}, batch {}'.format(*seen))
     assert learn.epochs_done == seen[0] and len(given) == 1 and learn._guard is None and not any(isinstance(cb, TerminateOnNaN) for cb in learn.cbs)   # nothing is left of the guard
 
+@pytest.mark.parametrize('name', ['Guard', 'NaNGuard', 'Poison', 'Stop', 'Seen'])
+def test_the_fits_own_guard_takes_no_name_from_callbacks(name):
+    learn = tiny(cb := type(name, (Callback,), {})(), data=make_data(8*60))
+    learn.fit(1)
+    assert getattr(learn, cb.name) is cb and learn.stopped_at is None
+
 def test_a_guard_of_ones_own_takes_the_place_of_the_fits():
     data, own = make_data(8*120), TerminateOnNaN(every=1)
     learn = tiny(Poison(130), data=data)
