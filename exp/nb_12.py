@@ -415,7 +415,7 @@ class NumericalizeProcessor(NumericalizeProcessor):
 _tight = re.compile(r" (n't|'s|'m|'re|'ve|'ll|'d|[.,!?;:)\]%…])(?!\w)")
 
 def show_text(tokens, vocab: list[str] | None = None) -> str:
-    "Tokens (or, with a `vocab`, their numbers) as a text that can be read: capitals and repetitions as they were, marks left out, no spaces before punctuation."
+    "Tokens (or, with a `vocab`, their numbers) as a text that can be read: capitals and repetitions written out again, marks left out, no spaces before punctuation."
     toks = [vocab[int(i)] for i in tokens] if vocab is not None else list(tokens)
     if any(t[:1] == '▁' for t in toks): toks = _words.findall(''.join(f' {t} ' if t in default_spec_tok[1:] else t for t in toks).replace('▁', ' '))   # pieces: words again
     toks = iter(toks)

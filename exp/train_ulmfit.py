@@ -659,7 +659,7 @@ def _in_short(r):
 
 def _times(r):
     "What each stage has taken."
-    return [dict(stage=k, time=clock(s)) for k, s in [*r['stages'].items(), ('of that, in epochs', r['seconds'])]]
+    return [dict(stage=k, time=clock(s)) for k, s in (r['stages'] | {'all stages': sum(r['stages'].values()), 'of these, training': r['seconds']}).items()]
 
 def _worst(r):
     columns = [c for c in ('where', 'text', 'true', 'p_true', 'predicted', 'p_predicted', 'loss') if c in r['worst'][0]]
@@ -698,13 +698,17 @@ def _seconds(out) -> dict[str, float]:
     return {k: s for k, s in o.items() if isinstance(s, float)} if isinstance(o, dict) else {}
 
 @contextmanager
-def _timed(out, stage):
-    "In this block a `stage` of the run in the folder `out` goes on."
-    started = time.perf_counter()
-    try: yield
+def _timed(out, stage, leaves):
+    "In this block a `stage` of the run in the folder `out` goes on, which in the end writes the file `leaves`; if it was done before, its time stays."
+    def written(): return leaves.stat().st_mtime_ns if leaves.exists() else None
+    at_first, idle, started = written(), False, time.perf_counter()
+    try:
+        yield
+        idle = written() == at_first
     finally:
         before = _seconds(out)
-        if (Path(out)/'settings.json').exists(): _write_json(Path(out)/'seconds.json', before | {stage: before.get(stage, 0.) + time.perf_counter() - started})   # not for a run that hasn't begun
+        if not idle and (Path(out)/'settings.json').exists():   # not for a run that hasn't begun
+            _write_json(Path(out)/'seconds.json', before | {stage: before.get(stage, 0.) + time.perf_counter() - started})
 
 def _cut(text, width=1500): return text if len(text) <= width else f'{text[:width//2]} … {text[-width//2:]}'
 
@@ -776,16 +780,16 @@ def run_ulmfit(args) -> dict:
     settings, answers, models = _settings(args, out), {}, []
     with _alone(out):
         _pretrained(args, [b for d, b in _directions(args).items() if _kept_lm(out/d) is None])   # what is missing shows at once
-        with _timed(out, 'texts'): t = _first_stage(args, out, settings)
+        with _timed(out, 'texts', out/'texts'/'texts.json'): t = _first_stage(args, out, settings)
         if default_device().type == 'cpu' and args.n_hid > 500 and not args.pretrained:
             print('no accelerator here: --emb-sz 200 --n-hid 400 --n-layers 2 --sampled 1000 would be many times faster', flush=True)
         for direction, backwards in _directions(args).items():
             (folder := out/direction).mkdir(exist_ok=True)
             print(f'{direction} language model', flush=True)
-            with _timed(out, f'{direction} language model'): encoder = train_lm(t, args, folder, backwards)
+            with _timed(out, f'{direction} language model', folder/'lm.json'): encoder = train_lm(t, args, folder, backwards)
             print(f'{direction} classifier', flush=True)
             models.append(out/('model_backward.pth' if models else 'model.pth'))
-            with _timed(out, f'{direction} classifier'): answers[direction] = train_classifier(t, args, folder, backwards, models[-1], encoder)
+            with _timed(out, f'{direction} classifier', folder/'answers.pt'): answers[direction] = train_classifier(t, args, folder, backwards, models[-1], encoder)
         return write_report(t, args, answers, models)
 
 # %% ../nbs/12c_ulmfit.ipynb #e4fddaa6
