@@ -5,6 +5,7 @@
 # %% ../nbs/12c_ulmfit.ipynb #79dbcedb
 from exp.nb_12b import *
 import dataclasses
+from collections.abc import Mapping
 _load_image_learner = load_learner   # lesson 11's
 
 # %% ../nbs/12c_ulmfit.ipynb #9e14b096
@@ -257,17 +258,23 @@ def awd_lstm_clas_splitter(model: SequentialRNN) -> list[list[nn.Parameter]]:
 # %% ../nbs/12c_ulmfit.ipynb #06aa47bd
 @dataclass(frozen=True)
 class TextRecipe:
-    """What makes predictions from texts, but for the weights: processors for `tokens` and `numbers`, whether texts are read `backwards`, the `sizes` that `get_text_classifier` gets, and the `labels` of the outputs; with `multi`, a text may have any number of these."""
+    """What makes predictions from texts, but for the weights: processors for `tokens` and `numbers`, whether texts are read `backwards`, the `sizes` that `get_text_classifier` gets, and the `labels` of the outputs; with `multi`, a text may have any number of these. `columns` are those of a table that a text is made of, if it comes from one."""
     tokens: TokenizeProcessor
     numbers: NumericalizeProcessor
     labels: list[str]
     sizes: dict
     backwards: bool = False
     multi: bool = False
+    columns: tuple[str, ...] = ()
+    def text(self, o) -> str | Path:
+        "A string, or a file (as `Path`), is a text as it is; a row of a table, as a mapping or a Series, has its `columns` joined as in training. A `TypeError` for anything else, and for a string where it takes several columns."
+        if isinstance(o, (Mapping, pd.Series)) and self.columns: return join_columns(pd.DataFrame([dict(o)]), list(self.columns))[0]
+        if not isinstance(o, (str, Path)): raise TypeError(f'a text is a string, or a Path to a file, and not {type(o).__name__}')
+        if len(self.columns) > 1 and not str(o).startswith(FLD): raise TypeError(f'a text is made of {len(self.columns)} columns here: give a dict with {", ".join(map(repr, self.columns))}')
+        return o
     def ids(self, texts) -> Corpus:
-        "The numbers of the words of each of `texts`, strings or files (as `Path`), in the order in which they are read."
-        if wrong := [o for o in texts if not isinstance(o, (str, Path))]: raise TypeError(f'a text is a string, or a Path to a file, and not {type(wrong[0]).__name__}')
-        corpus = self.numbers(self.tokens(texts))
+        "The numbers of the words of each of `texts` (see `text`), in the order in which they are read."
+        corpus = self.numbers(self.tokens([self.text(o) for o in texts]))
         return corpus.backwards() if self.backwards else corpus
 
 # %% ../nbs/12c_ulmfit.ipynb #708396a0
@@ -302,6 +309,8 @@ def as_prediction(probs: Tensor, labels: list[str], multi: bool = False) -> Pred
     which = (probs >= .5).nonzero().flatten().tolist()
     return Prediction([labels[i] for i in which], which, probs)
 
+def _texts(o): return o.to_dict('records') if isinstance(o, pd.DataFrame) else [o] if isinstance(o, Mapping) else listify(o)
+
 class _Predicts:
     "Predictions from `scores(ids)`, by a `recipe`."
     def probs(self, ids: Corpus, bs: int = 64) -> Tensor:
@@ -309,13 +318,13 @@ class _Predicts:
         scores = self.scores(ids, bs)
         return scores.sigmoid() if self.recipe.multi else scores.softmax(1)
     def predict_probs(self, texts, bs: int = 64) -> Tensor:
-        "The probabilities `[n, labels]` for `texts`, strings or files (as `Path`)."
-        return self.probs(self.recipe.ids(listify(texts)), bs)
+        "The probabilities `[n, labels]` for `texts`: strings, files (as `Path`), or rows of a table (dicts, or a DataFrame), if it has learned from one."
+        return self.probs(self.recipe.ids(_texts(texts)), bs)
     def predict_many(self, texts, bs: int = 64) -> list[Prediction]:
-        "What each of `texts`, strings or files (as `Path`), is: label, index, and all probabilities."
+        "What each of `texts`, as `predict_probs` takes them, is: label, index, and all probabilities."
         return [as_prediction(p, self.recipe.labels, self.recipe.multi) for p in self.predict_probs(texts, bs)]
-    def predict(self, text: str | Path) -> Prediction:
-        "What one text, a string or a file (as `Path`), is: label, index, and all probabilities."
+    def predict(self, text) -> Prediction:
+        "What one text, a string, a file (as `Path`) or a row of a table, is: label, index, and all probabilities."
         return self.predict_many([text])[0]
 
 # %% ../nbs/12c_ulmfit.ipynb #c0ff864a
@@ -328,8 +337,8 @@ class TextLearner(_Predicts, TextLearner):
 ulmfit_drops = MappingProxyType(dict(output_p=.4, hidden_p=.3, input_p=.4, embed_p=.05, weight_p=.5))   # of a classifier
 ulmfit_adam = adam_opt(mom=.8, sqr_mom=.99, eps=1e-7, wd=1e-2)
 
-def recipe_of(data: TextDataBunch, sizes: dict, drop_mult: float = 1.) -> TextRecipe:
-    "The recipe for the texts of `data` (of `clas_databunchify`), and for a model of `sizes`, with `ulmfit_drops` times `drop_mult`. A `ValueError` if the data doesn't know its processors, has no labels to choose from, or pads with another number."
+def recipe_of(data: TextDataBunch, sizes: dict, drop_mult: float = 1., columns=()) -> TextRecipe:
+    "The recipe for the texts of `data` (of `clas_databunchify`), made of `columns` of a table if any, and for a model of `sizes`, with `ulmfit_drops` times `drop_mult`. A `ValueError` if the data doesn't know its processors, has no labels to choose from, or pads with another number."
     numbers = next((p for p in data.procs if isinstance(p, NumericalizeProcessor)), None)
     tokens = next((p for p in data.procs if isinstance(p, TokenizeProcessor)), None)
     if not numbers or not tokens: raise ValueError('the data has to know how its texts became numbers: label it with proc_x=[TokenizeProcessor(), NumericalizeProcessor()]')
@@ -338,7 +347,7 @@ def recipe_of(data: TextDataBunch, sizes: dict, drop_mult: float = 1.) -> TextRe
     if len(labels) < 2 - multi: raise ValueError(f'a classifier needs labels to choose from, and the data has {labels}')
     if numbers.otoi.get(PAD) != 1: raise ValueError(f"the vocabulary needs {PAD} as its number 1, which the loaders pad with")
     sizes = sizes | {k: p*drop_mult for k, p in ulmfit_drops.items()} | dict(vocab_sz=len(numbers.vocab), n_out=len(labels), pad_token=numbers.otoi[PAD])
-    return TextRecipe(tokens, numbers, [str(o) for o in labels], sizes, ds.x.items.reverse, multi)
+    return TextRecipe(tokens, numbers, [str(o) for o in labels], sizes, ds.x.items.reverse, multi, tuple(listify(columns)))
 
 # %% ../nbs/12c_ulmfit.ipynb #133bfcba
 def load_encoder(model: SequentialRNN, state: dict, vocab: list[str], words: list[str]):
@@ -357,15 +366,15 @@ def _bce(out, targ): return F.binary_cross_entropy_with_logits(out, targ.to(out.
 
 # %% ../nbs/12c_ulmfit.ipynb #ae7868ee
 def text_classifier_learner(data: TextDataBunch, emb_sz: int = 400, n_hid: int = 1152, n_layers: int = 3, encoder: str | Path | None = None, drop_mult: float = 1., bptt: int = 70, max_len: int = 20*70,
-                            layers=50, opt_func: Callable = ulmfit_adam, lr=1e-2, α: float = 2., β: float = 1., clip: float | None = .4, cuda: bool = True, progress: bool = True, xtra_cb=None, **kw) -> TextLearner:
+                            layers=50, opt_func: Callable = ulmfit_adam, lr=1e-2, α: float = 2., β: float = 1., clip: float | None = .4, cuda: bool = True, progress: bool = True, xtra_cb=None, columns=(), **kw) -> TextLearner:
     """A learner for the texts and labels of `data`, with weights and sizes of `encoder`, a file of `save_encoder` or `save_lm`; else of the sizes given, with random weights.
 
     `layers` are the sizes of the head's hidden layers, `drop_mult` multiplies all dropouts; `bptt` and `max_len` are numbers of words, as in `SentenceEncoder`. `lr` is a rate, or one for each group of `awd_lstm_clas_splitter`; `α` and `β` go to `TextTrainer`, `clip` to `GradientClipping`.
-    `cuda`: on the default device; `progress` shows bars. `xtra_cb` are more callbacks, or what makes them; `kw` goes to the learner.
+    `cuda`: on the default device; `progress` shows bars. `xtra_cb` are more callbacks, or what makes them; `columns`, the names of those that `join_columns` has made texts of, so that rows of a table can be predicted; `kw` goes to the learner.
 
     A `ValueError` if the data doesn't know its processors or has no labels to choose from, or the encoder knows other words or reads in the other direction."""
     parts = encoder_parts(encoder) if encoder else EncoderParts(None, None, dict(emb_sz=emb_sz, n_hid=n_hid, n_layers=n_layers), False)
-    recipe = recipe_of(data, parts.sizes | dict(bptt=bptt, max_len=max_len, layers=listify(layers)), drop_mult)
+    recipe = recipe_of(data, parts.sizes | dict(bptt=bptt, max_len=max_len, layers=listify(layers)), drop_mult, columns)
     model = get_text_classifier(**recipe.sizes)
     if encoder:
         _same_direction(encoder, parts.backwards, recipe.backwards)
@@ -389,8 +398,8 @@ class TextEnsemble(_Predicts):
         for o in self.learners[1:]:
             if (o.recipe.labels, o.recipe.multi) != (self.recipe.labels, self.recipe.multi): raise ValueError(f'learners of an ensemble must have the same labels, not {self.recipe.labels} and {o.recipe.labels}')
     def predict_probs(self, texts, bs: int = 64) -> Tensor:
-        "The probabilities `[n, labels]` for `texts`, strings or files (as `Path`): the mean of those of all learners."
-        texts = listify(texts)
+        "The probabilities `[n, labels]` for `texts`, as each learner takes them: the mean of those of all learners."
+        texts = _texts(texts)
         return torch.stack([o.predict_probs(texts, bs) for o in self.learners]).mean(0)
     def scores(self, ids: Corpus, bs: int = 64) -> Tensor:
         "Scores `[n, labels]` whose probabilities are the mean ones, for texts as numbers, in the order in which the first learner reads. A `ValueError` if the vocabularies differ."
@@ -475,12 +484,12 @@ def _log_odds(scores: Tensor, i: int, multi: bool) -> Tensor:
     return scores[:, i] - scores[:, others].logsumexp(1)
 
 def explain(learn: TextLearner, text: str | Path, label: str | None = None, bs: int = 64, most: int = 400) -> Explanation:
-    """How much each word of `text` (a string, or a `Path` to a file) moved the learner towards `label` (default: the one it predicts; of several, the likeliest), in log-odds; words are put together if there are more than `most`.
+    """How much each word of `text` (a string, a `Path` to a file, or a row of a table) moved the learner towards `label` (default: the one it predicts; of several, the likeliest), in log-odds; words are put together if there are more than `most`.
 
     A `ValueError` if there is no such label."""
     recipe = learn.recipe
     if label is not None and label not in recipe.labels: raise ValueError(f'there is no label {label!r}; there are {", ".join(recipe.labels)}')
-    tokens = recipe.tokens([text])[0]
+    tokens = recipe.tokens([recipe.text(text)])[0]
     ids, spans = tensor(recipe.numbers.numericalize(tokens)), word_spans(tokens, most)
     variants = Corpus.from_lists([ids, *(torch.cat([ids[:a], ids[b:]]) for a, b in spans)])
     scores = learn.scores(variants.backwards() if recipe.backwards else variants, bs).double()
@@ -535,7 +544,7 @@ def export_text_learner(learn: TextLearner, path: str | Path, known=()) -> Path:
 
     `known` are rules and tokenizers of your own (functions, stored by name). Raises a `ValueError` for one that is neither lesson 12's nor known."""
     r = learn.recipe
-    parts = dict(tokens=r.tokens.settings(known), words=r.numbers.vocab, labels=r.labels, sizes=r.sizes, backwards=r.backwards, multi=r.multi)
+    parts = dict(tokens=r.tokens.settings(known), words=r.numbers.vocab, labels=r.labels, sizes=r.sizes, backwards=r.backwards, multi=r.multi, columns=r.columns)
     save_safely(dict(format=_text_format, parts=json.dumps(parts), model=_weights(learn.model)), path)
     return Path(path)
 
@@ -546,7 +555,7 @@ def _text_learner(path, saved, data, known, loss_func, **kw):
     try:
         parts, state = json.loads(saved['parts']), saved['model']
         tokens, numbers = TokenizeProcessor.from_settings(parts['tokens'], known), NumericalizeProcessor(vocab=parts['words'])
-        recipe = TextRecipe(tokens, numbers, parts['labels'], parts['sizes'], parts['backwards'], parts['multi'])
+        recipe = TextRecipe(tokens, numbers, parts['labels'], parts['sizes'], parts['backwards'], parts['multi'], tuple(parts.get('columns', ())))
         model = get_text_classifier(**recipe.sizes)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e: raise ValueError(f'{path}: its description is damaged ({type(e).__name__}: {e})') from e
     check_weights(model, state, path)
