@@ -1,5 +1,5 @@
 "The package, the README and the commands that hold the house together."
-import configparser, json, os, re, shutil, subprocess, sys
+import ast, configparser, json, os, re, shlex, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
@@ -78,6 +78,23 @@ def test_exp_commands_in_the_readme_parse(readme):
     commands = re.findall(r'^(?:\.venv/bin/)?exp ([^#\n`]+)', '\n'.join(re.findall(r'```(?:bash|sh)\n(.*?)```', readme, re.S)), re.M)
     assert commands
     for c in commands: make_parser().parse_args(c.split())
+
+def test_training_commands_in_the_readme_parse(readme):
+    "And the lines that follow use the model in the folder of --out, by names that are there."
+    from exp import nb_11, nb_12c, train_imagenette, train_ulmfit
+    kinds = dict(train_imagenette=(train_imagenette.train_parser, nb_11.ImageLearner), train_ulmfit=(train_ulmfit.ulmfit_parser, nb_12c.TextLearner))
+    commands = re.findall(r'```bash\npython -m exp\.(\w+) (.*?)\n```.*?```text\n(>>> .*?)```', readme, re.S)
+    assert {o for o, *_ in commands} == kinds.keys() and len(commands) == readme.count('python -m exp.')
+    for module, options, lines in commands:
+        parser, learner = kinds[module]
+        args = parser().parse_args(shlex.split(options))
+        code = ast.parse('\n'.join(re.findall('^>>> (.*)$', lines, re.M)))
+        assert len(code.body) == 3
+        used = {o.attr for o in ast.walk(code) if isinstance(o, ast.Attribute)}
+        assert used == {'predict', 'label'} and hasattr(learner, 'predict') and hasattr(nb_11.Prediction, 'label')
+        exec(ast.unparse(code.body[0]), names := {})
+        called = [o for o in ast.walk(code) if isinstance(o, ast.Call) and isinstance(o.func, ast.Name)]
+        assert [(o.func.id in names, o.args[0].value) for o in called] == [(True, f'{args.out}/model.pth')]
 
 def test_the_readmes_python_runs(root, readme, tmp_path):
     blocks = re.findall(r'```python\n(.*?)```', readme, re.S)

@@ -1,12 +1,14 @@
 "The command `python -m exp.train_ulmfit`: folders and tables, mistakes in one line, runs that repeat and resume exactly, a report that nothing in the texts can break."
-import csv, gzip, html, html.parser, itertools, json, lzma, math, os, re, shutil, subprocess, sys, tracemalloc
+import csv, dataclasses, gzip, html, html.parser, itertools, json, lzma, math, os, re, shlex, shutil, subprocess, sys, tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 import matplotlib
 matplotlib.use('Agg')
 import numpy as np
 import pytest, torch
-from exp import train_ulmfit as tu
-from exp.nb_12c import Callback, device_name, load_learner
+import torch.nn.functional as F
+from exp import samples, train_ulmfit as tu
+from exp.nb_12c import AmpCallback, Callback, SampledSoftmax, device_name, encoder_parts, lm_dropouts, lm_parts, load_learner, load_lm, ulmfit_drops
 
 GOOD, BAD = 'a lovely film with a warm heart and a fine cast', 'an awful film with a dull plot and a poor cast'
 SMALL = ('--valid', .2, '--lm-epochs', 2, '--lm-bs', 2, '--bptt', 8, '--emb-sz', 6, '--n-hid', 8, '--n-layers', 2, '--epochs', 1, '--bs', 4, '--min-freq', 1, '--workers', 1)
@@ -71,6 +73,17 @@ def cut_off(args, monkeypatch, stage, epoch):
     with monkeypatch.context() as m:
         m.setattr(tu, 'fit_stage', watched)
         assert tu.ulmfit_main(args) == 130
+
+def stages_seen(monkeypatch, look=lambda learn, stage: learn):
+    "What `look` gives for each stage of a training, before it begins."
+    seen, fit = [], tu.fit_stage
+    def watched(learn, stage, *args, **kw):
+        seen.append(look(learn, stage))
+        return fit(learn, stage, *args, **kw)
+    monkeypatch.setattr(tu, 'fit_stage', watched)
+    return seen
+
+def weights(module): return {k: v.clone() for k, v in module.state_dict().items()}
 
 # runs
 
@@ -158,19 +171,69 @@ def test_the_exported_model_predicts(folder, tmp_path):
     assert one.label in ('neg', 'pos') and torch.allclose(one.probs.sum(), torch.tensor(1.), atol=1e-5)
     assert torch.allclose(learn.predict_probs([BAD, GOOD])[1], one.probs, atol=1e-5)
 
+def make_parts(root):
+    "A folder of texts to train with, and one to validate with."
+    for name, n, seed in (('train', 8, 0), ('test', 3, 1)): make_folder(root/name, n, seed=seed)
+    return root
+
+def to_validate(root):
+    "The texts to validate with, and the numbers of their labels."
+    files = [(p, i) for i, c in enumerate(('neg', 'pos')) for p in sorted((root/'test'/c).iterdir())]
+    return [p.read_text() for p, _ in files], torch.tensor([i for _, i in files])
+
 def test_the_report_agrees_with_the_exported_model(tmp_path):
-    make_folder(tmp_path/'d'/'train')
-    make_folder(tmp_path/'d'/'test', n=3, seed=1)
-    r, learn = run(tmp_path/'d', tmp_path/'run'), load_learner(tmp_path/'run'/'model.pth')
-    texts = [p for c in ('neg', 'pos') for p in sorted((tmp_path/'d'/'test'/c).iterdir())]
-    said = [o.label for o in learn.predict_many([p.read_text() for p in texts])]
-    assert np.mean([s == p.parent.name for s, p in zip(said, texts)]) == pytest.approx(r['accuracy'])
+    r, (texts, targets) = run(make_parts(tmp_path/'d'), tmp_path/'run'), to_validate(tmp_path/'d')
+    said = [o.index for o in load_learner(tmp_path/'run'/'model.pth').predict_many(texts)]
+    assert np.mean(torch.tensor(said).eq(targets).tolist()) == pytest.approx(r['accuracy'])
 
 @pytest.mark.parametrize('more', [('--sampled', 3), ('--amp',), ('--max-len', 3), ('--lang', 'de'), ('--drop', 0)])
 def test_options(folder, tmp_path, more): run(folder, tmp_path/'run', *more)
 
+def first_fit(data, out, options, monkeypatch):
+    "The learner and the stage that a run would train first; nothing is trained."
+    class Enough(Exception): pass
+    def fit(learn, stage, *args, **kw): raise Enough(learn, stage)
+    with monkeypatch.context() as m, pytest.raises(Enough) as e:
+        m.setattr(tu, 'fit_stage', fit)
+        tu.run_ulmfit(tu.ulmfit_parser().parse_args(argv(data, out, *options.split())))
+    return e.value.args
+
+def has(kind): return lambda learn, _: any(isinstance(c, kind) for c in learn.cbs)
+
+@pytest.mark.parametrize('options, told', [
+    ('--sampled 3', lambda learn, _: [c.n for c in learn.cbs if isinstance(c, SampledSoftmax)] == [3]), ('--amp', has(AmpCallback)),
+    ('--lm-drop 1.5', lambda learn, _: (learn.model[0].input_dp.p, learn.model[0].rnns[0].weight_p) == pytest.approx([1.5*lm_dropouts[k] for k in ('input_p', 'weight_p')])),
+    ('--emb-sz 4 --n-hid 5 --n-layers 3', lambda learn, _: learn.sizes == dict(emb_sz=4, n_hid=5, n_layers=3)),
+    ('--lm-lr .03', lambda _, stage: stage.lrs[-1] == .03), ('--lm-epochs 3', lambda _, stage: stage.epochs == 3),
+    ('--bptt 5 --lm-bs 3', lambda learn, _: next(iter(learn.data.train_dl))[0].shape == (3, 5)), ('--backward', lambda learn, _: learn.backwards),
+    ('--max-vocab 20', lambda learn, _: 20 <= len(learn.text_vocab) < 30), ('--min-freq 5', lambda learn, _: '3' not in learn.text_vocab and 'film' in learn.text_vocab)])
+def test_options_of_the_language_model(folder, tmp_path, monkeypatch, options, told):
+    "They do something, which is not there without them."
+    assert told(*first_fit(folder, tmp_path/'a', options, monkeypatch)) and not told(*first_fit(folder, tmp_path/'b', '', monkeypatch))
+
+@pytest.mark.parametrize('options, told', [
+    ('--amp', has(AmpCallback)), ('--max-len 3', lambda learn, _: learn.model[0].max_len == learn.recipe.sizes['max_len'] == 3), ('--bptt 5', lambda learn, _: learn.model[0].bptt == 5),
+    ('--drop 0', lambda learn, _: not any(getattr(m, p, 0) for m in learn.model[0].modules() for p in ('p', 'embed_p', 'weight_p'))),
+    ('--drop 1.5', lambda learn, _: [learn.recipe.sizes[k] for k in ulmfit_drops] == pytest.approx([1.5*p for p in ulmfit_drops.values()])),
+    ('--lang de', lambda learn, _: 'z.b.' in learn.recipe.tokens(['Das ist z.B. gut'])[0]), ('--subword 60', lambda learn, _: any('▁' in o for o in learn.text_vocab)),
+    ('--lr .03', lambda _, stage: stage.lrs[-1] == .03), ('--epochs 3', lambda _, stage: stage.epochs == 3), ('--bs 3', lambda learn, _: len(next(iter(learn.data.train_dl))[0]) == 3),
+    ('--backward', lambda learn, _: learn.recipe.backwards), ('--valid .5', lambda learn, _: len(learn.data.valid_ds) == 8)])
+def test_options_of_the_classifier(folder, tmp_path, monkeypatch, options, told):
+    assert told(*first_fit(folder, tmp_path/'a', f'--lm-epochs 0 {options}', monkeypatch)) and not told(*first_fit(folder, tmp_path/'b', '--lm-epochs 0', monkeypatch))
+
+def test_without_data_it_takes_imdb(tmp_path, monkeypatch):
+    "Here a few texts of its built-in sample."
+    make = samples.make_imdb
+    monkeypatch.setattr(samples, 'make_imdb', lambda folder: make(folder, n_train=4, n_test=2, n_unsup=1))
+    for name, value in dict(EXP_HOME=str(tmp_path/'home'), EXP_DATA='sample', EXP_MIRROR='').items(): monkeypatch.setenv(name, value)
+    assert tu.ulmfit_main(argv('', tmp_path/'run')[2:]) == 0
+    r, n = done(tmp_path/'run'), len(samples.LIBRARIES)
+    assert r['settings']['data'] is None and r['categories'] == sorted(samples.LIBRARIES)
+    assert [r['data'][k] for k in ('training texts', 'validation texts', 'texts without a label')] == [4*n, 2*n, n]
+
 def test_a_stage_that_never_was_has_no_time(folder, tmp_path):
     assert list(run(folder, tmp_path/'run', '--lm-epochs', 0)['stages']) == ['texts', 'forward classifier']
+    assert not list((tmp_path/'run').rglob('lm.pth'))
 
 def test_subwords(folder, tmp_path):
     run(folder, tmp_path/'run', '--subword', 100)
@@ -180,14 +243,69 @@ def test_backward(folder, tmp_path):
     r = run(folder, tmp_path/'run', '--backward')
     assert set(r['accuracies']) == {'backward'} and load_learner(tmp_path/'run'/'model.pth').recipe.backwards
 
-def test_ensemble(folder, tmp_path):
-    r = run(folder, tmp_path/'run', '--ensemble')
-    assert set(r['accuracies']) == {'forward', 'backward'}
+BOTH = '--ensemble', '--epochs', 3, '--lr', .1   # so that the two differ
 
-def test_a_pretrained_language_model(folder, tmp_path):
-    run(folder, tmp_path/'first')
-    r = run(make_folder(tmp_path/'more', seed=2), tmp_path/'second', '--pretrained', tmp_path/'first'/'forward'/'lm.pth')
-    assert r['data']['of these known to the pretrained model'] > 0
+@pytest.fixture(scope='module')
+def both(tmp_path_factory):
+    "A run in both directions that nothing interrupted, with its data."
+    root = tmp_path_factory.mktemp('both')
+    run(make_parts(root/'texts'), root/'run', *BOTH)
+    return root/'texts', root/'run'
+
+@pytest.fixture(scope='module')
+def asked(both):
+    "What each direction's exported model says of the texts to validate with."
+    return {d: load_learner(both[1]/name).predict_probs(to_validate(both[0])[0]) for d, name in dict(forward='model.pth', backward='model_backward.pth').items()}
+
+def test_an_ensemble_says_the_mean_of_both_directions(both, asked):
+    r, (_, targets) = done(both[1]), to_validate(both[0])
+    def loss(probs): return F.nll_loss(probs.log(), targets).item()
+    mean = (asked['forward'] + asked['backward'])/2
+    assert r['loss'] == pytest.approx(loss(mean), rel=1e-4) and all(r['loss'] != pytest.approx(loss(o), rel=1e-3) for o in asked.values())
+    assert r['accuracy'] == pytest.approx((mean.argmax(1) == targets).float().mean().item())
+    assert {o['number']: o['p_true'] for o in r['worst']} == pytest.approx(dict(enumerate(mean[range(6), targets].tolist())), rel=1e-4)
+
+def test_an_ensembles_report_has_each_direction_alone(both, asked):
+    r, (_, targets) = done(both[1]), to_validate(both[0])
+    assert r['accuracies'] == pytest.approx({d: (o.argmax(1) == targets).float().mean().item() for d, o in asked.items()})
+    assert r['perplexities'].keys() == asked.keys() and [Path(o) for o in r['models']] == [both[1]/'model.pth', both[1]/'model_backward.pth']
+
+def test_of_an_ensemble_one_reads_backwards(both):
+    learners = [load_learner(o) for o in done(both[1])['models']]
+    words = [[o.text_vocab[i] for i in o.recipe.ids(['a warm film'])[0].tolist()] for o in learners]
+    assert words == [w := ['xxbos', 'a', 'warm', 'film', 'xxeos'], w[::-1]]
+    assert [encoder_parts(both[1]/d/'lm.pth').backwards for d in ('forward', 'backward')] == [False, True]
+
+def like_pretrained(file, state, vocab):
+    "Are the weights `state` of a language model with the words `vocab` those in `file`, but for words that aren't there?"
+    old = lm_parts(file)
+    known = [w for w in vocab if w in old.vocab]
+    def rows(name, w, words): return w[[words.index(o) for o in known]] if 'emb' in name or 'decoder' in name else w
+    return old.state.keys() == state.keys() and all(torch.equal(rows(k, w, old.vocab), rows(k, state[k], vocab)) for k, w in old.state.items())
+
+def test_a_pretrained_language_model_is_taken_as_it_is(both, tmp_path):
+    "With --lm-epochs 0."
+    r = run(make_folder(tmp_path/'more', n=12, seed=2), tmp_path/'run', '--pretrained', file := both[1]/'forward'/'lm.pth', '--lm-epochs', 0)
+    old, new = lm_parts(file), lm_parts(tmp_path/'run'/'forward'/'lm.pth')
+    assert '11' not in old.vocab and '11' in new.vocab and like_pretrained(file, new.state, new.vocab)
+    assert r['data']['of these known to the pretrained model'] == len({*old.vocab} & {*new.vocab})
+    assert list(r['history']) == ['forward classifier'] and r['perplexities'] == {}
+
+def test_a_pretrained_language_model_is_trained_further(both, tmp_path, monkeypatch):
+    "And the classifier starts from what it has become."
+    seen = stages_seen(monkeypatch, lambda learn, _: (weights(learn.model), learn.text_vocab))
+    run(make_folder(tmp_path/'more', n=12, seed=2), tmp_path/'run', '--pretrained', file := both[1]/'forward'/'lm.pth')
+    first, second, classifier = seen
+    assert like_pretrained(file, *first) and not like_pretrained(file, *second)
+    for k, w in encoder_parts(tmp_path/'run'/'forward'/'encoder.pth').state.items():
+        assert torch.equal(classifier[0][f'0.module.{k}'], w) and not torch.equal(w, first[0][f'0.{k}'])
+
+@pytest.mark.parametrize('more', ['--lang de', '--subword 60'])
+def test_a_pretrained_language_model_brings_sizes_and_tokenizer(folder, tmp_path, more):
+    run(folder, tmp_path/'first', *more.split())
+    run(folder, tmp_path/'run', '--pretrained', file := tmp_path/'first'/'forward'/'lm.pth', '--emb-sz', 5, '--n-hid', 7, '--n-layers', 1)
+    first, then = (load_learner(o/'model.pth').recipe for o in (tmp_path/'first', tmp_path/'run'))
+    assert first.tokens.settings() == then.tokens.settings() and lm_parts(file).sizes.items() <= then.sizes.items()
 
 # the same again
 
@@ -205,8 +323,9 @@ def whole(tmp_path_factory):
 
 def same(a, b):
     assert without_times(done(a)) == without_times(done(b))
-    a, b = (torch.load(o/'model.pth', weights_only=True)['model'] for o in (a, b))
-    assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+    for name in ('model.pth', *['model_backward.pth']*(len(done(a)['models']) > 1)):
+        x, y = (torch.load(o/name, weights_only=True)['model'] for o in (a, b))
+        assert x.keys() == y.keys() and all(torch.equal(v, y[k]) for k, v in x.items())
 
 @pytest.mark.parametrize('stage, epoch', [(1, 0), (1, 1), (2, 0), (4, 0), (5, 0), (5, 1)])
 def test_a_resumed_run_is_as_if_uninterrupted(whole, tmp_path, monkeypatch, stage, epoch):
@@ -215,6 +334,76 @@ def test_a_resumed_run_is_as_if_uninterrupted(whole, tmp_path, monkeypatch, stag
     assert not (out/'report.json').exists()
     run(data, out, '--resume', **GRADUAL)
     same(whole[1], out)
+
+@pytest.mark.parametrize('stage, epoch', [(3, 0), (3, 1), (4, 0)])
+def test_an_ensemble_interrupted_in_its_second_half(both, tmp_path, monkeypatch, stage, epoch):
+    "Of the first half, nothing is trained again."
+    data, out = both[0], tmp_path/'cut'
+    cut_off(argv(data, out, *BOTH), monkeypatch, stage, epoch)
+    seen = stages_seen(monkeypatch)
+    run(data, out, *BOTH, '--resume')
+    same(both[1], out)
+    assert len(seen) == 5 - stage
+
+@pytest.fixture(scope='module')
+def tuned(whole, both, tmp_path_factory):
+    "A run from a pretrained language model that nothing interrupted, and its arguments."
+    more = '--pretrained', both[1]/'forward'/'lm.pth'
+    run(whole[0], out := tmp_path_factory.mktemp('tuned')/'run', *more)
+    return out, more
+
+@pytest.mark.parametrize('epoch', [0, 1])
+def test_fine_tuning_interrupted_in_its_second_stage(whole, tuned, tmp_path, monkeypatch, epoch):
+    (wanted, more), out = tuned, tmp_path/'cut'
+    cut_off(argv(whole[0], out, *more), monkeypatch, 2, epoch)
+    seen = stages_seen(monkeypatch)
+    run(whole[0], out, *more, '--resume')
+    same(wanted, out)
+    assert len(seen) == 2
+
+def cut_texts(args, monkeypatch, moment):
+    "A crash in the first stage."
+    def crash(*args, **kw): raise KeyboardInterrupt
+    def few_texts(args, source=tu.text_source):
+        o = source(args)
+        return dataclasses.replace(o, texts=lambda: (t if i < 5 else crash() for i, t in enumerate(o.texts())))
+    where = dict(labels=(tu, 'text_source', crash), texts=(tu, 'text_source', few_texts), numbers=(tu.Corpus, 'save', crash), end=(tu, 'load_texts', crash))
+    with monkeypatch.context() as m:
+        m.setattr(*where[moment])
+        assert tu.ulmfit_main(args) == 130
+
+@pytest.mark.parametrize('moment', ['labels', 'texts', 'numbers', 'end'])
+def test_interrupted_while_texts_are_read(whole, tmp_path, monkeypatch, moment):
+    data, out = whole[0], tmp_path/'cut'
+    cut_texts(argv(data, out, **GRADUAL), monkeypatch, moment)
+    run(data, out, '--resume', **GRADUAL)
+    same(whole[1], out)
+
+@pytest.mark.parametrize('moment', ['labels', 'texts', 'numbers'])
+def test_texts_that_were_read_in_part_leave_no_folder(whole, tmp_path, monkeypatch, moment):
+    "So the run can be started again."
+    data, out = whole[0], tmp_path/'cut'
+    cut_texts(argv(data, out, **GRADUAL), monkeypatch, moment)
+    assert not out.exists()
+
+def test_started_again_after_texts_were_read_in_part(whole, tmp_path, monkeypatch):
+    (out := tmp_path/'cut').mkdir()
+    cut_texts(argv(whole[0], out, **GRADUAL), monkeypatch, 'texts')
+    assert not os.listdir(out)
+    run(whole[0], out, **GRADUAL)
+    same(whole[1], out)
+
+def test_interrupted_while_texts_are_read_again(whole, tmp_path, monkeypatch):
+    "In a run whose texts were lost: it can still be resumed."
+    shutil.copytree(whole[1], out := tmp_path/'cut')
+    shutil.rmtree(out/'texts')
+    cut_texts(argv(whole[0], out, '--resume', **GRADUAL), monkeypatch, 'texts')
+    run(whole[0], out, '--resume', **GRADUAL)
+    same(whole[1], out)
+
+def test_interrupted_while_several_processes_tokenize(tmp_path, monkeypatch):
+    cut_texts(argv(make_folder(tmp_path/'d', n=100), tmp_path/'cut', '--workers', 2), monkeypatch, 'texts')
+    assert not (tmp_path/'cut').exists()
 
 def test_interrupted_again_and_again(whole, tmp_path, monkeypatch):
     data, out = whole[0], tmp_path/'cut'
@@ -626,10 +815,32 @@ def test_a_class_folder_without_texts_is_warned_of(tmp_path):
     with pytest.warns(UserWarning, match='no text in .*fair'): found = tu.folder_source(d)
     assert {*found.labels} == {'neg', 'pos'}
 
+def usage(out): return html.unescape(re.search('<pre>(.*?)</pre>', (out/'report.html').read_text(encoding='utf-8'), re.S)[1])
+
 def test_the_report_says_how_to_predict(whole, capsys):
-    code = html.unescape(re.search('<pre>(.*?)</pre>', (whole[1]/'report.html').read_text(), re.S)[1])
-    exec(code, {})
-    assert len(code.splitlines()) == 3 and 'Prediction(label=' in capsys.readouterr().out
+    exec(usage(whole[1]), {})
+    assert len(usage(whole[1]).splitlines()) == 3 and 'Prediction(label=' in capsys.readouterr().out
+
+def test_the_report_says_how_an_ensemble_predicts(both, asked, capsys):
+    exec(usage(both[1]), names := {})
+    assert len(usage(both[1]).splitlines()) == 3 and 'Prediction(label=' in capsys.readouterr().out
+    assert torch.allclose(names['learn'].predict_probs(to_validate(both[0])[0]), (asked['forward'] + asked['backward'])/2, atol=1e-5)
+
+@pytest.mark.parametrize('texts, labels', [(['title', 'body'], ['label']), (['body'], ['neg', 'pos']), (["the film's title", 'body'], ['neg', 'pos'])])
+def test_the_report_says_how_to_predict_with_several_columns(tmp_path, capsys, texts, labels):
+    table = make_csv(tmp_path/'t.csv', [('A film', t, k, k == 'neg', k == 'pos') for t, k in labelled()], (texts[0] if len(texts) > 1 else 'title', 'body', 'label', 'neg', 'pos'))
+    run(table, tmp_path/"the film's", '--lm-epochs', 0, '--text', *texts, '--labels', *labels)
+    exec(usage(tmp_path/"the film's"), {})
+    assert 'Prediction(label=' in capsys.readouterr().out
+
+def test_perplexities_are_those_of_the_language_models_in_the_end(both):
+    "After their last epoch, and of what was kept."
+    r, args = done(both[1]), tu.ulmfit_parser().parse_args(argv(*both))
+    for d, backwards in dict(forward=False, backward=True).items():
+        losses = [o['valid_loss'] for o in r['history'][f'{d} language model']]
+        assert len(losses) == 2 and r['perplexities'][d] == pytest.approx(math.exp(losses[1])) != pytest.approx(math.exp(losses[0]))
+        learn = load_lm(both[1]/d/'lm.pth', tu.ulmfit_lm_data(tu.load_texts(both[1]/'texts'), args, backwards))
+        assert learn.token_losses().mean().exp().item() == pytest.approx(r['perplexities'][d], rel=1e-3)
 
 def test_worst_texts_are_named_and_cut(tmp_path):
     d = make_folder(tmp_path/'d')
@@ -659,3 +870,15 @@ def test_help_explains_every_option(root):
 def test_the_command_fails_with_status_2(root, tmp_path):
     done = command(root, '--data', str(tmp_path/'gone'), '--out', str(tmp_path/'run'))
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'gone' in done.stderr and not done.stdout
+
+def test_the_readmes_lines_about_texts(root, tmp_path, monkeypatch):
+    "Its command, on a table such as it names and with small sizes; then its lines that use the model."
+    section = (root/'README.md').read_text(encoding='utf-8').partition('### Training on your own texts')[2].partition('\n## ')[0]
+    options, = re.findall(r'^python -m exp.train_ulmfit (.*)$', section, re.M)
+    args = tu.ulmfit_parser().parse_args(shlex.split(options))
+    monkeypatch.chdir(tmp_path)
+    make_csv(tmp_path/args.data, [(*[t]*len(args.text), *[k]*len(args.labels)) for t, k in labelled()], [*args.text, *args.labels])
+    assert tu.ulmfit_main([*shlex.split(options), *map(str, FAST)]) == 0 and f'{args.out}/report.html' in section and (tmp_path/args.out/'report.html').exists()
+    *lines, last = re.findall(r'^>>> (.*)$', section, re.M)
+    exec('\n'.join(lines), names := {})
+    assert eval(last, names) in ('neg', 'pos')
