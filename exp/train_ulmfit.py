@@ -382,6 +382,10 @@ def read_texts(args, path: str | Path) -> UlmfitTexts:
     some, unused = ", ".join(str(o)[:30] for o in vocab[:4]) + ', …'*(len(vocab) > 4), len(source) - len(train) - len(valid) - len(more)
     print(f'texts: {len(train):,} to train with, {len(valid):,} to validate with, {len(more):,} without a label; {len(vocab)} categories ({some})', flush=True)
     if unused: print(f'{unused:,} that are for validation, but have no label, are left out', flush=True)
+    if (steps := -(-len(train)//args.bs)*args.epochs) < 100:
+        print(f'few texts: only {steps} steps with all layers thawed; a smaller --bs, more --epochs, and a --pretrained language model make more of them', flush=True)
+    if default_device().type == 'cpu' and args.n_hid > 500 and not args.pretrained:
+        print('no accelerator here: --emb-sz 200 --n-hid 400 --n-layers 2 --sampled 1000 would be many times faster', flush=True)
     tok, num, others = _tokenizer(args, source, train), NumericalizeProcessor(max_vocab=args.max_vocab, min_freq=args.min_freq), np.concatenate([train, more])
     with new_folder(path, dict(source='exp ulmfit texts 2')) as folder:
         words, counts, corpus = _tokens(tok, source, others, valid, folder)
@@ -815,7 +819,7 @@ def _first_stage(args, out, settings):
     if settings: write_atomic(out/'settings.json', settings)
     try: return read_texts(args, out/'texts')
     except BaseException:
-        if settings: (out/'settings.json').unlink()
+        if settings and not (out/'texts'/'texts.json').exists(): (out/'settings.json').unlink()
         raise
 
 # %% ../nbs/12d_train_ulmfit.ipynb #4457c64a
@@ -825,11 +829,7 @@ def run_ulmfit(args) -> dict:
     settings, answers, models = _settings(args, out), {}, []
     with _alone(out):
         _pretrained(args, [b for d, b in _directions(args).items() if _kept_lm(out/d) is None])   # what is missing shows at once
-        if default_device().type == 'cpu' and args.n_hid > 500 and not args.pretrained:
-            print('no accelerator here: --emb-sz 200 --n-hid 400 --n-layers 2 --sampled 1000 would be many times faster', flush=True)
         with _timed(out, 'texts', out/'texts'/'texts.json'): t = _first_stage(args, out, settings)
-        if (steps := -(-t.n_labelled//args.bs)*args.epochs) < 100:
-            print(f'few texts: only {steps} steps with all layers thawed; a smaller --bs, more --epochs, and a --pretrained language model make more of them', flush=True)
         for direction, backwards in _directions(args).items():
             (folder := out/direction).mkdir(exist_ok=True)
             print(f'{direction} language model', flush=True)

@@ -1,5 +1,5 @@
 """Lesson 12b: what its pages can't show. Strange files, faults in the middle of a fit, damaged models, and properties that hold for any scores."""
-import copy, json, math, string
+import copy, json, math, random, string
 from collections import Counter
 
 import numpy as np, pytest, torch
@@ -272,10 +272,48 @@ def test_seeds_unknown_words_and_lengths(learn):
     long = learn.generate('the', 10_000, seed=1, temperature=1.)
     assert isinstance(long, str)
 
+def write_only(learn, shares):
+    "Makes the model draw these tokens with these probabilities, and no others, whatever stands before."
+    decoder = learn.model[1].decoder
+    with torch.no_grad():
+        decoder.weight.zero_()
+        decoder.bias.copy_(torch.tensor([math.log(shares.get(t) or 1e-300) for t in learn.text_vocab]))
+    return learn
+
+@pytest.mark.parametrize('n', [0, 20])
+@pytest.mark.parametrize('seed', range(3))
+def test_marks_are_no_words(data, n, seed):
+    learn = write_only(tiny(data), dict(cat=.4, mat=.4, xxmaj=.1, xxup=.1))
+    assert len(learn.generate('', n, seed=seed).split()) == n
+
+@pytest.mark.parametrize('seed', range(3))
+def test_pieces_are_no_words(seed):
+    pytest.importorskip('sentencepiece')
+    rng = random.Random(0)
+    texts = [' '.join(''.join(rng.choices('abcdef', k=rng.randint(2, 7))) for _ in range(20)) for _ in range(100)]
+    procs = [TokenizeProcessor(tokenizer=nb.SubwordTokenizer.train(texts, 60), max_workers=1), nb.NumericalizeProcessor(min_freq=1)]
+    data = nb.lm_databunchify(nb.label_by_func(nb.SplitData(nb.TextList(texts), nb.TextList(texts)), lambda o: 0, proc_x=procs), 4, 10)
+    begins, others = ([t for t in data.text_vocab if f(t)] for f in (lambda t: t[0] == '▁' and t[1:].isalpha(), lambda t: t.isalpha() and t[:2] != 'xx'))
+    learn = write_only(tiny(data), {t: .6/len(begins) for t in begins} | {t: .4/len(others) for t in others})
+    assert len(learn.generate('abc', 20, seed=seed).split()) == 1 + 20
+
 def test_next_probs_are_sorted_and_sum_to_one(learn):
     for text in ('', 'the', 'zebra ' * 300):
         p = learn.next_probs(text)
         assert p.is_monotonic_decreasing and p.sum() == pytest.approx(1, abs=1e-4) and set(p.index) == set(learn.text_vocab)
+
+@pytest.mark.parametrize('word', ['the', 'mat', '.'])
+@pytest.mark.parametrize('n', [1, 5, 1000])
+def test_neighbours_are_those_of_a_loop(data, word, n):
+    learn = tiny(data)
+    learn.model[0].emb.weight.data += torch.linspace(-1, 3, 12)   # far from the origin
+    vectors = learn.model[0].emb.weight.detach().double().numpy()
+    mean, found = sum(vectors)/len(vectors), nb.nearest_words(learn, word, n)
+    def cos(a, b): return sum(a*b)/math.sqrt(sum(a*a)*sum(b*b))
+    one = vectors[learn.text_vocab.index(word)] - mean
+    all_of_them = {t: cos(one, v - mean) for t, v in zip(learn.text_vocab, vectors) if t not in (*default_spec_tok, FLD, word)}
+    expected = sorted(all_of_them.items(), key=lambda o: -o[1])[:n]
+    assert list(found.index) == [t for t, _ in expected] and found.tolist() == pytest.approx([c for _, c in expected], abs=1e-5)
 
 def test_neighbours(learn):
     n = len(learn.text_vocab)

@@ -219,28 +219,33 @@ def test_an_error_that_can_be_sent_is_raised_as_it_is():
 slowly = """
 import sys, time
 from exp.nb_12 import *
+log, idle = sys.argv[1:]
 def noted(t):
-    with open(sys.argv[1], 'a') as f: f.write(f'{os.getpid()}\\n')
+    with open(log, 'a') as f: f.write(f'{os.getpid()}\\n')
     time.sleep(.02)
     return t
-TokenizeProcessor(pre_rules=[noted], tokenizer=str.split, max_workers=2)(['a text']*2000)
+def some():
+    yield from ['a text']*500
+    time.sleep(600)
+TokenizeProcessor(pre_rules=[noted], tokenizer=str.split, chunksize=250, max_workers=3 if int(idle) else 2)(some() if int(idle) else ['a text']*2000)
 """
 
-@pytest.fixture(scope='module')
-def interrupted(root, tmp_path_factory):
-    "What comes of Ctrl-C, which a terminal sends to all processes of a program, when two of them tokenize 250 texts each and more chunks wait."
-    log = tmp_path_factory.mktemp('interrupted')/'log'
-    def texts_of(): return Counter(log.read_text().split() if log.exists() else ())
-    p = subprocess.Popen([sys.executable, '-c', slowly, log], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+@pytest.fixture(scope='module', params=[0, 1], ids=['more work waits', 'a third worker is idle'])
+def interrupted(request, root, tmp_path_factory):
+    "What comes of Ctrl-C, which a terminal sends to all processes of a program, when two of them have begun to tokenize 250 texts each."
+    folder = tmp_path_factory.mktemp('interrupted')
+    (log := folder/'log').touch()
+    def texts_of(): return Counter(log.read_text().split())
+    with open(folder/'said', 'w') as said:
+        p = subprocess.Popen([sys.executable, '-c', slowly, log, str(request.param)], cwd=root, stdout=said, stderr=said, start_new_session=True)
     try:
-        while p.poll() is None and len([n for pid, n in texts_of().items() if pid != str(p.pid) and n > 5]) < 2: time.sleep(.05)
+        while p.poll() is None and sum(n > 5 for pid, n in texts_of().items() if pid != str(p.pid)) < 2: time.sleep(.05)
         os.killpg(p.pid, signal.SIGINT)
-        out, err = p.communicate(timeout=120)
-        alive = [pid for pid in texts_of() if Path(f'/proc/{pid}').exists()]
+        p.wait(120)
+        return p.returncode, (folder/'said').read_text(), [pid for pid in texts_of() if Path(f'/proc/{pid}').exists()], texts_of().total()
     finally:
         try: os.killpg(p.pid, signal.SIGKILL)
         except ProcessLookupError: pass
-    return p.returncode, out + err, alive, texts_of().total()
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='asks /proc')
 def test_ctrl_c_is_one_error_and_leaves_no_process(interrupted):

@@ -335,6 +335,15 @@ def test_a_resumed_run_is_as_if_uninterrupted(whole, tmp_path, monkeypatch, stag
     run(data, out, '--resume', **GRADUAL)
     same(whole[1], out)
 
+def test_a_resumed_stage_goes_on_with_the_next_epoch(whole, tmp_path, monkeypatch):
+    cut_off(argv(whole[0], tmp_path/'cut', **GRADUAL), monkeypatch, 1, 1)
+    epochs, fit = [], tu.fit_stage
+    class See(Callback):
+        def begin_batch(self): epochs.append(self.run.epoch)
+    monkeypatch.setattr(tu, 'fit_stage', lambda learn, stage, cbs=None, **kw: fit(learn, stage, [*(cbs or []), See()], **kw))
+    run(whole[0], tmp_path/'cut', '--resume', **GRADUAL)
+    assert epochs[0] == 1
+
 @pytest.mark.parametrize('stage, epoch', [(3, 0), (3, 1), (4, 0)])
 def test_an_ensemble_interrupted_in_its_second_half(both, tmp_path, monkeypatch, stage, epoch):
     "Of the first half, nothing is trained again."
@@ -478,11 +487,20 @@ def test_the_data_are_read_only_once(whole, tmp_path):
     (tmp_path/'run'/'settings.json').write_text(json.dumps(settings | dict(data='gone')))
     run('gone', tmp_path/'run', '--resume', **GRADUAL)
 
-def test_a_damaged_checkpoint_is_named(folder, tmp_path, monkeypatch, capsys):
+def test_a_damaged_checkpoint_is_made_again(folder, tmp_path, monkeypatch):
     cut_off(argv(folder, tmp_path/'run'), monkeypatch, 1, 1)
     file, = (tmp_path/'run').rglob('epoch_*.pt')
     file.write_bytes(file.read_bytes()[:500])
-    assert file.name in error_of(argv(folder, tmp_path/'run', '--resume'), capsys)
+    run(folder, tmp_path/'run', '--resume')
+    run(folder, tmp_path/'fresh')
+    same(tmp_path/'fresh', tmp_path/'run')
+
+def test_of_two_checkpoints_the_sound_one_counts(tmp_path):
+    for n in (1, 2): torch.save(dict(kind='Learner'), tmp_path/f'epoch_000{n}.pt')
+    (tmp_path/'epoch_0002.pt').write_bytes(b'cut')
+    assert tu._sound(tmp_path).name == 'epoch_0001.pt' and [o.name for o in tmp_path.iterdir()] == ['epoch_0001.pt']
+    (tmp_path/'epoch_0001.pt').write_bytes(b'')
+    assert tu._sound(tmp_path) is None and not [*tmp_path.iterdir()]
 
 @pytest.mark.parametrize('name, now', [('texts.json', None), ('texts.json', b'{}'), ('texts.json', b'[]'), ('train/ids.npy', None), ('valid/offsets.npy', None), ('train/.exp.json', b''), ('valid.jsonl', None)])
 def test_a_damaged_first_stage_is_named(whole, tmp_path, capsys, name, now):
@@ -508,7 +526,7 @@ def test_a_rate_that_is_far_too_high_ends_the_run(folder, tmp_path, capsys, rate
     out = tmp_path/'run'
     for more in ((), ('--resume',)):
         err = error_of(argv(folder, out, rate, 1e38, *more), capsys)
-        assert re.search(f'{name} became NaN or infinite in stage 1, .*epoch 0.* smaller {rate}$', err.strip())
+        assert re.search(f'{name} became NaN or infinite in stage 1, .*epoch 0.* smaller {rate}( |$)', err.strip())
         assert not list((out/'forward'/folder_of).glob('stage_*.json')) and not (out/'report.json').exists() and not (out/'model.pth').exists()
 
 def test_a_loss_that_only_the_validation_sees():
@@ -665,7 +683,7 @@ def test_several_processes_give_the_same(folder, tmp_path):
         source = tu.folder_source(folder)
         tok = tu._tokenizer(args, source, np.arange(len(source)))
         tok.max_workers, tok.chunksize = workers, 3
-        words, counts, corpus = tu._tokens(tok, source, [1, 4], to)
+        words, counts, corpus = tu._tokens(tok, source, [i for i in range(len(source)) if i not in (1, 4)], [1, 4], to)
         return words, counts, [o.tolist() for o in corpus], (to/'valid.jsonl').read_text()
     assert ids(1) == ids(2)
 
@@ -692,7 +710,7 @@ def test_the_first_stage_keeps_the_order_of_the_texts(tmp_path):
     rows = [(f'{k} text{i}', k if i % 3 else '', i > 20) for i, k in enumerate(['neg', 'pos']*15)]
     path = make_csv(tmp_path/'t.csv', rows, ('text', 'label', 'check'))
     t = tu.read_texts(tu.ulmfit_parser().parse_args(argv(path, 'x', '--is-valid', 'check')), tmp_path/'texts')
-    texts = [f'xxbos {r[0]} xxeos' for r in [*(r for r in rows[:21] if r[1]), *(r for r in rows if not r[1])]]
+    texts = [f'xxbos {r[0]} xxeos' for r in [*(r for r in rows[:21] if r[1]), *(r for r in rows[:21] if not r[1])]]   # what is for validation and has no label is in neither
     assert [' '.join(t.numbers.deproc1(o)) for o in t.ids] == texts and [t.vocab[i] for i in t.y] == [o.split()[1] for o in texts[:t.n_labelled]]
     assert t.names == [f'row {i + 1}' for i in range(21, 30) if i % 3] and t.written([1]) == {1: rows[int(t.names[1][4:]) - 1][0]}
 
@@ -882,3 +900,77 @@ def test_the_readmes_lines_about_texts(root, tmp_path, monkeypatch):
     *lines, last = re.findall(r'^>>> (.*)$', section, re.M)
     exec('\n'.join(lines), names := {})
     assert eval(last, names) in ('neg', 'pos')
+
+@pytest.mark.parametrize('train, valid', [('train', 'validation'), ('Train', 'Test'), ('train', 'dev')])
+def test_folders_by_other_names(tmp_path, train, valid):
+    for part, n in ((train, 3), (valid, 2)):
+        for c in ('neg', 'pos'):
+            (tmp_path/part/c).mkdir(parents=True)
+            for i in range(n): (tmp_path/part/c/f'{i}.txt').write_text(f'{c} {i}')
+    s = tu.folder_source(tmp_path)
+    assert sum(s.is_valid) == 4 and len(s) == 10 and {*s.labels} == {'neg', 'pos'}
+
+def test_what_lies_unused_beside_train_is_said(tmp_path):
+    make_folder(tmp_path/'d'/'train')
+    (d := tmp_path/'d').joinpath('more').mkdir()
+    with pytest.warns(UserWarning, match='beside train in more is not used'): tu.folder_source(d)
+
+def test_a_text_to_validate_with_needs_a_label(tmp_path, capsys):
+    rows = [(f'{k} word{i}', k if i % 5 else '', i > 20) for i, k in enumerate(['neg', 'pos']*15)]
+    t = tu.read_texts(tu.ulmfit_parser().parse_args(argv(make_csv(tmp_path/'t.csv', rows, ('text', 'label', 'check')), 'x', '--is-valid', 'check')), tmp_path/'texts')
+    assert 'word25' not in t.numbers.vocab and 'word20' in t.numbers.vocab and len(t.ids) + len(t.valid) == 30 - 1 and '1 that are for validation' in capsys.readouterr().out
+
+def test_the_row_is_said_after_which_a_file_is_no_text(tmp_path):
+    file = tmp_path/'t.csv'
+    file.write_bytes(b'label,text\n' + b'a,some words here\n'*100_000 + b'a,caf\xe9\n')
+    with pytest.raises(tu.DataError, match=r'not UTF-8 text after row [1-9][0-9,]*00 .*--encoding'): list(tu.table_source(file, ['text'], ['label']).texts())
+
+def test_a_label_that_is_nowhere_has_no_f1():
+    r = tu.summarize(torch.tensor([[.9, .1], [.2, .1]]), torch.tensor([[1, 0], [0, 0]]), ['a', 'b'])
+    assert r['f1'] == 1. and r['by_category'][-1]['f1'] is None
+
+@pytest.mark.parametrize('n', [200, 201])
+def test_confusion_of_very_many_categories_is_left_out(n):
+    r = tu.summarize(torch.eye(n), torch.arange(n), list(range(n)))
+    assert ('confusion' in r) == (n == 200) and r['accuracy'] == 1.
+
+def test_texts_that_stand_on_both_sides_are_counted(table, tmp_path):
+    rows = [('the same words', 'pos'), *[(f'text number {i} is {k}', k) for i, k in enumerate(['neg', 'pos']*12)]]
+    rows = [(*r, 0) for r in rows] + [('the same words', 'pos', 1), ('other words', 'neg', 1)]
+    r = run(make_csv(tmp_path/'t.csv', rows, ('text', 'label', 'check')), tmp_path/'run', '--is-valid', 'check')
+    assert r['data']['of these in training, too, word for word'] == 1
+
+def test_sizes_of_batches_may_change(folder, tmp_path, monkeypatch):
+    cut_off(argv(folder, tmp_path/'run'), monkeypatch, 2, 0)
+    r = run(folder, tmp_path/'run', '--resume', '--bs', 2, '--lm-bs', 3)
+    assert r['settings']['bs'] == 2
+
+def test_too_little_memory_is_said(folder, tmp_path, monkeypatch, capsys):
+    def full(*_, **__): raise torch.OutOfMemoryError('CUDA out of memory')
+    with monkeypatch.context() as m:
+        m.setattr(tu, 'train_classifier', full)
+        assert '--resume and a smaller --bs' in error_of(argv(folder, tmp_path/'run'), capsys)
+    run(folder, tmp_path/'run', '--resume', '--bs', 2)
+
+def test_no_stage_is_shorter_than_its_epochs(tmp_path):
+    "A process that was killed has left only these."
+    (tmp_path/'seconds.json').write_text('{"texts": 2.0, "forward classifier": 3.0}')
+    history = {'forward language model': [dict(time=5.), dict(time=6.)], 'forward classifier': [dict(time=1.)]}
+    assert tu._stage_times(tmp_path, history) == {'texts': 2., 'forward classifier': 3., 'forward language model': 11.}
+
+def test_a_model_of_several_columns_takes_rows(tmp_path):
+    rows = [(f'subject {i}', f'a {k} body', k) for i, k in enumerate(['neg', 'pos']*12)]
+    run(make_csv(tmp_path/'t.csv', rows, ('subject', 'body', 'label')), tmp_path/'run', '--text', 'subject', 'body')
+    learn, row = load_learner(tmp_path/'run'/'model.pth'), dict(body='a pos body', subject='subject 3', other=1)
+    joined = tu.join_columns(tu.pd.DataFrame([row]), ['subject', 'body'])
+    expected = learn.predict_probs(joined)
+    for o in (row, [row], tu.pd.DataFrame([row]), [tu.pd.Series(row)]): assert torch.equal(learn.predict_probs(o), expected)
+    assert learn.explain(row).words[:1] == learn.explain(joined[0]).words[:1]
+    with pytest.raises(TypeError, match="'subject', 'body'"): learn.predict('a pos body')
+    with pytest.raises(ValueError, match="no column 'subject'"): learn.predict(dict(body='x'))
+
+def test_the_report_has_the_sizes_of_the_network(folder, tmp_path):
+    r = run(folder, tmp_path/'run')
+    assert r['network'] == {k: r['settings'][k] for k in ('emb_sz', 'n_hid', 'n_layers')}
+    r = run(folder, tmp_path/'more', '--pretrained', tmp_path/'run'/'forward'/'lm.pth', '--emb-sz', 99)
+    assert r['network']['emb_sz'] != 99 and 'emb_sz' not in r['settings']

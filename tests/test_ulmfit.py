@@ -1,12 +1,14 @@
 "Lesson 12c: the classifier's encoder, heads, learners and files, beyond what the lesson shows."
-import math, os
+import math, os, re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import exp.nb_12c as nb
+from exp.nb_04 import Callback
 from exp.nb_12 import Corpus, NumericalizeProcessor, TextList, TokenizeProcessor, clas_databunchify, default_spec_tok, FLD, lm_databunchify
 from exp.nb_08 import CategoryProcessor, ItemList, LabeledData, SplitData
 
@@ -34,12 +36,12 @@ def dataset(corpus, labels, vocab=('neg', 'pos')):
     return data
 
 
-def clas_data(n=24, **kw):
+def clas_data(n=24, bs=4, **kw):
     g = torch.Generator().manual_seed(1)
     lists = [torch.randint(9, len(WORDS), (int(torch.randint(1, 30, (), generator=g)),), generator=g).tolist() for _ in range(n)]
     labels = ['pos' if WORDS.index('good') in t else 'neg' for t in lists]
     ds = [dataset(Corpus.from_lists(lists[i::2]), labels[i::2]) for i in (0, 1)]
-    return clas_databunchify(SplitData(*ds), 4, **kw)
+    return clas_databunchify(SplitData(*ds), bs, **kw)
 
 
 def lm_learner(backwards=False):
@@ -47,8 +49,11 @@ def lm_learner(backwards=False):
     return nb.lm_learner(lm_databunchify(SplitData(*texts), 4, 10, backwards=backwards), 6, 8, 2, progress=False, splitter=nb.lm_splitter)
 
 
-def text_learner(**kw):
-    return nb.text_classifier_learner(clas_data(), 6, 8, 2, bptt=7, max_len=20, progress=False, cuda=False, **kw)
+def text_learner(data=None, **kw):
+    return nb.text_classifier_learner(data or clas_data(), 6, 8, 2, bptt=7, max_len=20, progress=False, cuda=False, **kw)
+
+
+def backward_learner(): return text_learner(clas_data(backwards=True))
 
 
 texts_of_ids = st.lists(st.lists(st.integers(2, len(WORDS) - 1), max_size=60), min_size=1, max_size=6)
@@ -329,6 +334,60 @@ def test_a_stage_has_a_cycle_for_each_group_and_leaves_no_callback():
     assert [type(c).__name__ for c in learn.cbs].count('ParamScheduler') == 0
 
 
+class Hypers(Callback):
+    "What the optimizer has in each training batch, for each group."
+    _order = 2
+    def __init__(self): self.lrs, self.moms = [], []
+    def begin_batch(self):
+        if not self.run.in_train: return
+        for name, o in (('lr', self.lrs), ('mom', self.moms)): o.append([h[name] for h in self.run.opt.hypers])
+
+
+@pytest.mark.parametrize('kw, ends, middle', [({}, .8, .7), (dict(moms=(.95, .85)), .95, .85)])
+def test_momentum_goes_against_the_rate(kw, ends, middle):
+    learn = text_learner()
+    learn.data.valid_dl, learn.logger = None, lambda *a: None
+    nb.fit_stage(learn, nb.Stage(0, 10, [.001, .002, .003, .004]), h := Hypers(), **kw)
+    lrs, moms = np.array(h.lrs), np.array(h.moms)
+    assert len(moms) == 30 and (moms == moms[:, :1]).all()   # all groups alike
+    assert moms[0, 0] == pytest.approx(ends) and moms[-1, 0] == pytest.approx(ends, abs=.005) and moms.min() == pytest.approx(middle)
+    assert (lrs.argmax(0) == moms.argmin(0)).all() and 0 < lrs[:, 0].argmax() < 15
+    assert (np.diff(lrs, axis=0)*np.diff(moms, axis=0) < 0).all()
+
+
+@pytest.mark.parametrize('n', [2, 24])
+def test_a_batch_may_be_larger_than_the_data(n):
+    learn = text_learner(data := clas_data(n, bs=1000))
+    learn.logger, rows = lambda *a: None, []
+    class Rows(Callback):
+        def begin_batch(self): rows.append(len(self.run.xb))
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    nb.fit_gradually(learn, epochs=1, cbs=lambda: Rows())
+    assert rows == [n//2]*8 and len(data.train_dl) == 1
+    assert all(p.isfinite().all() and not torch.equal(p, before[k]) for k, p in learn.model.named_parameters() if not k.startswith('1.layers.0'))   # all but a batchnorm's: of one text that is 0
+    assert math.isfinite(learn.validate()['loss']) and len(learn.get_preds()[1]) == n//2 and learn.predict('good film').label in learn.vocab
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize('when', ['begin_batch', 'after_pred', 'after_backward', 'begin_validate'])
+def test_an_interrupted_thaw_leaves_a_learner_that_works(error, when):
+    learn, stages = text_learner(), []
+    learn.logger, cbs = lambda *a: None, [*learn.cbs]
+    class Fails(Callback):
+        def fail(self):
+            if len(stages) == 2: raise error   # in the second stage of four
+    setattr(Fails, when, Fails.fail)
+    def made(): return stages.append(1) or Fails()
+    with pytest.raises(error): nb.fit_gradually(learn, epochs=1, cbs=made)
+    assert learn.cbs == cbs and learn.learn is None and learn.model[0].module.hidden is None
+    p = learn.predict('good film').probs
+    assert p.isfinite().all() and torch.equal(p, learn.predict('good film').probs)
+    before = [[p.detach().clone() for p in g] for g in learn.splitter(learn.model)]
+    nb.fit_gradually(learn, epochs=1)
+    assert all(p.requires_grad and p.isfinite().all() for p in learn.model.parameters())
+    assert all(any(not torch.equal(p, q) for p, q in zip(g, old)) for g, old in zip(learn.splitter(learn.model), before))
+
+
 def test_two_fits_with_one_seed_give_the_same_weights():
     def fitted():
         torch.manual_seed(3)
@@ -383,7 +442,7 @@ def test_predicting_changes_nothing():
 
 def test_a_backward_learner_reads_texts_from_their_end():
     fwd = text_learner()
-    bwd = nb.text_classifier_learner(clas_data(backwards=True), 6, 8, 2, bptt=7, max_len=20, progress=False, cuda=False)
+    bwd = backward_learner()
     bwd.model.load_state_dict(fwd.model.state_dict())
     ids = fwd.recipe.ids(TEXTS)
     assert torch.equal(bwd.probs(ids), fwd.probs(ids)) and torch.equal(bwd.recipe.ids(TEXTS)[0], ids[0].flip(0))
@@ -460,6 +519,40 @@ def test_an_explanation_is_what_happens_without_the_word():
     with pytest.raises(ValueError, match='no label'): learn.explain('good', 'perhaps')
 
 
+def several():
+    learn = backward_learner()
+    learn.recipe = nb.dataclasses.replace(learn.recipe, multi=True)
+    return learn
+
+
+@pytest.mark.parametrize('make', [backward_learner, lambda: nb.TextEnsemble([text_learner(), backward_learner()]), lambda: nb.TextEnsemble([backward_learner(), text_learner()]), several], ids=['backwards', 'both', 'both, backwards first', 'several labels'])
+def test_an_explanation_does_not_depend_on_the_direction_of_reading(make):
+    learn, words = make(), 'A GOOD Zebra film the very dull dull plot'.split()
+    def odds(words):
+        p = learn.predict(' '.join(words)).probs[0].item()
+        return math.log(p/(1 - p))
+    e = learn.explain(' '.join(words), 'neg')
+    assert e.words == words and e.label == 'neg' and e.prob == pytest.approx(learn.predict(' '.join(words)).probs[0].item())
+    assert e.effects == pytest.approx([odds(words) - odds(words[:i] + words[i+1:]) for i in range(len(words))], abs=1e-5)
+
+
+def shown(e, how):
+    "The words that an explanation shows, in order, with how blue each is: the blue of its colour less the red."
+    if how == 'html': return [(w, int(b) - int(r)) for r, b, w in re.findall(r'rgb\((\d+),\d+,(\d+)\)[^>]*>([^<]*)', e._repr_html_())]
+    placed = sorted(e.plot(width=20).texts, key=lambda t: (-t.get_position()[1], t.get_position()[0]))
+    nb.plt.close('all')
+    return [(t.get_text(), (c := t.get_bbox_patch().get_facecolor())[2] - c[0]) for t in placed]
+
+
+@pytest.mark.parametrize('how', ['plot', 'html'])
+def test_what_speaks_for_a_label_is_blue_and_what_against_red(how):
+    effects = [2., -1., .5, -2., 1.]
+    words, blue = zip(*shown(nb.Explanation('pos', .7, words := 'good bad the awful plot'.split(), effects), how))
+    assert list(words) == 'good bad the awful plot'.split()
+    assert [b > 0 for b in blue] == [e > 0 for e in effects]
+    assert blue[0] > blue[4] > blue[2] and blue[3] < blue[1]   # the more, the deeper
+
+
 @pytest.mark.parametrize('text', ['', '<b>& $5 "quoted"</b> \\frac', 'word '*900, 'two\nlines\n\n'])
 def test_any_text_can_be_explained_and_drawn(text):
     e = text_learner().explain(text)
@@ -479,6 +572,20 @@ def test_interpretation_and_validation_agree():
     worst = interp.worst_texts(3, width=40)
     assert len(worst) == 3 and worst.loss.is_monotonic_decreasing and worst.text.str.len().max() <= 43
     assert len(learn.show_results(3)) == 3
+
+
+@pytest.mark.parametrize('make', [text_learner, backward_learner])
+def test_the_texts_with_the_largest_losses_are_shown_in_order(make):
+    learn = make()
+    ds = learn.data.valid_ds
+    texts = [' '.join(WORDS[i] for i in (t[::-1] if learn.recipe.backwards else t)) for t in (o.tolist() for o in ds.x.items)]
+    losses = [-math.log(learn.predict(t).probs[int(y)]) for t, y in zip(texts, ds.y.items)]
+    worst = sorted(range(12), key=lambda i: -losses[i])
+    for n in (5, 100):
+        table = learn.interpret().plot_top_losses(n)
+        assert list(table.index) == worst[:n] and list(table.text) == [texts[i] for i in worst[:n]]
+        assert list(table.loss) == pytest.approx([losses[i] for i in worst[:n]], abs=1e-4)
+        assert list(table.true) == [learn.vocab[int(ds.y.items[i])] for i in worst[:n]]
 
 
 # ---- files
