@@ -364,7 +364,7 @@ def test_a_batch_may_be_larger_than_the_data(n):
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
     nb.fit_gradually(learn, epochs=1, cbs=lambda: Rows())
     assert rows == [n//2]*8 and len(data.train_dl) == 1
-    assert all(p.isfinite().all() and not torch.equal(p, before[k]) for k, p in learn.model.named_parameters() if not k.startswith('1.layers.0'))   # all but a batchnorm's: of one text that is 0
+    assert all(p.isfinite().all() and not torch.equal(p, before[k]) for k, p in learn.model.named_parameters())
     assert math.isfinite(learn.validate()['loss']) and len(learn.get_preds()[1]) == n//2 and learn.predict('good film').label in learn.vocab
 
 
@@ -379,13 +379,15 @@ def test_an_interrupted_thaw_leaves_a_learner_that_works(error, when):
     setattr(Fails, when, Fails.fail)
     def made(): return stages.append(1) or Fails()
     with pytest.raises(error): nb.fit_gradually(learn, epochs=1, cbs=made)
-    assert learn.cbs == cbs and learn.learn is None and learn.model[0].module.hidden is None
+    assert learn.cbs == cbs and learn.learn is None
     p = learn.predict('good film').probs
     assert p.isfinite().all() and torch.equal(p, learn.predict('good film').probs)
-    before = [[p.detach().clone() for p in g] for g in learn.splitter(learn.model)]
-    nb.fit_gradually(learn, epochs=1)
-    assert all(p.requires_grad and p.isfinite().all() for p in learn.model.parameters())
-    assert all(any(not torch.equal(p, q) for p, q in zip(g, old)) for g, old in zip(learn.splitter(learn.model), before))
+    def moved_by(fit):
+        before = [[p.detach().clone() for p in g] for g in learn.splitter(learn.model)]
+        fit()
+        return [any(not torch.equal(p, q) for p, q in zip(g, old)) for g, old in zip(learn.splitter(learn.model), before)]
+    assert moved_by(lambda: learn.fit(1))[-1]
+    assert all(moved_by(lambda: nb.fit_gradually(learn, epochs=1))) and all(p.requires_grad and p.isfinite().all() for p in learn.model.parameters())
 
 
 def test_two_fits_with_one_seed_give_the_same_weights():
@@ -527,7 +529,7 @@ def several():
 
 @pytest.mark.parametrize('make', [backward_learner, lambda: nb.TextEnsemble([text_learner(), backward_learner()]), lambda: nb.TextEnsemble([backward_learner(), text_learner()]), several], ids=['backwards', 'both', 'both, backwards first', 'several labels'])
 def test_an_explanation_does_not_depend_on_the_direction_of_reading(make):
-    learn, words = make(), 'A GOOD Zebra film the very dull dull plot'.split()
+    learn, words = make(), 'Actor GOOD Zebra film the very dull dull plot'.split()
     def odds(words):
         p = learn.predict(' '.join(words)).probs[0].item()
         return math.log(p/(1 - p))
@@ -546,10 +548,9 @@ def shown(e, how):
 
 @pytest.mark.parametrize('how', ['plot', 'html'])
 def test_what_speaks_for_a_label_is_blue_and_what_against_red(how):
-    effects = [2., -1., .5, -2., 1.]
-    words, blue = zip(*shown(nb.Explanation('pos', .7, words := 'good bad the awful plot'.split(), effects), how))
-    assert list(words) == 'good bad the awful plot'.split()
-    assert [b > 0 for b in blue] == [e > 0 for e in effects]
+    words, effects = 'good bad the awful plot'.split(), [2., -1., .5, -2., 1.]
+    drawn, blue = zip(*shown(nb.Explanation('pos', .7, words, effects), how))
+    assert list(drawn) == words and [b > 0 for b in blue] == [e > 0 for e in effects]
     assert blue[0] > blue[4] > blue[2] and blue[3] < blue[1]   # the more, the deeper
 
 
@@ -577,9 +578,10 @@ def test_interpretation_and_validation_agree():
 @pytest.mark.parametrize('make', [text_learner, backward_learner])
 def test_the_texts_with_the_largest_losses_are_shown_in_order(make):
     learn = make()
-    ds = learn.data.valid_ds
-    texts = [' '.join(WORDS[i] for i in (t[::-1] if learn.recipe.backwards else t)) for t in (o.tolist() for o in ds.x.items)]
-    losses = [-math.log(learn.predict(t).probs[int(y)]) for t, y in zip(texts, ds.y.items)]
+    ds, model = learn.data.valid_ds, learn.model.eval()
+    read = [o.tolist() for o in ds.x.items]
+    with torch.no_grad(): losses = [nn.functional.cross_entropy(model(batch([t]))[0], torch.tensor([int(y)])).item() for t, y in zip(read, ds.y.items)]
+    texts = [' '.join(WORDS[i] for i in (t[::-1] if learn.recipe.backwards else t)) for t in read]
     worst = sorted(range(12), key=lambda i: -losses[i])
     for n in (5, 100):
         table = learn.interpret().plot_top_losses(n)
