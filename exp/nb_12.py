@@ -276,6 +276,9 @@ def _in_order(func, items, max_workers):
                 waiting.append(pool.submit(_do, o))
                 if len(waiting) > 2*max_workers: yield waiting.popleft().result()
             while waiting: yield waiting.popleft().result()
+        except (KeyboardInterrupt, GeneratorExit):
+            for o in list((pool._processes or {}).values()): o.terminate()   # nobody waits for the chunks in work
+            raise
         except BrokenProcessPool as e:
             raise RuntimeError(f'one of {max_workers} worker processes died: was the memory full? max_workers=1 does without them') from e
         finally: pool.shutdown(cancel_futures=True)

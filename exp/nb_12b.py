@@ -199,17 +199,19 @@ def _generate(self, text: str = '', n_words: int = 40, temperature: float = 1., 
 
     `no_unk`: `xxunk` is never drawn. A model that reads backwards writes what comes before the text."""
     vocab, marks = self.text_vocab, {TK_MAJ, TK_UP, TK_REP, TK_WREP}
+    pieces = any(t[:1] == '▁' for t in vocab)   # a subword tokenizer's: that sign begins a word
     start, end = (EOS, BOS) if self.backwards else (BOS, EOS)
     banned = [i for i, t in enumerate(vocab) if t in (PAD, start) or t == UNK and no_unk]
     g, ids, n = None if seed is None else torch.Generator().manual_seed(seed), self.numericalize(text).tolist(), 0
     with self.reading() as read:
         scores = read(tensor(ids))
-        for _ in range(3*n_words):      # marks don't count as words
+        for _ in range((10 if pieces else 3)*n_words):      # marks don't count as words, nor do further pieces of one
             scores[banned] = -math.inf
             i = sampling_probs(scores, temperature, top_k, min_p).multinomial(1, generator=g).item()
-            n += vocab[i] not in marks
+            n += vocab[i][:1] == '▁' if pieces else vocab[i] not in marks
             if vocab[i] == end or n > n_words: break
             ids.append(i)
+            if pieces and self.backwards and n == n_words: break   # read from the end, a word's first piece comes last
             scores = read(tensor([i]))
     return show_text(ids[::-1] if self.backwards else ids, vocab)
 
@@ -217,13 +219,13 @@ LMLearner.generate = _generate
 
 # %% ../nbs/12b_lm_pretrain.ipynb #70c08a95
 def nearest_words(learn: LMLearner, word: str, n: int = 10) -> pd.Series:
-    "The `n` words whose embeddings are most like that of `word`: the cosine with each, after the mean of all was subtracted. Raises a `ValueError` for a word that isn't in the vocabulary."
+    "The `n` words whose embeddings are most like that of `word`: the cosine with each, after the mean of all was subtracted; neither the word itself nor a mark is among them. Raises a `ValueError` for a word that isn't in the vocabulary."
     vocab, weight = learn.text_vocab, learn.model[0].emb.weight.detach().float().cpu()
     if word not in vocab: raise ValueError(f'{word!r} is not in the vocabulary' + (f', but {word.lower()!r} is' if word.lower() in vocab else ''))
     e = F.normalize(weight - weight.mean(0), dim=1)
     cos = e @ e[i := vocab.index(word)]
     cos[[i, *(k for k, t in enumerate(vocab) if t in (*default_spec_tok, FLD))]] = -math.inf
-    best = cos.topk(min(n, len(vocab)))
+    best = cos.topk(min(n, int(cos.isfinite().sum())))
     return pd.Series(best.values.numpy(), [vocab[k] for k in best.indices.tolist()], name=word)
 
 # %% ../nbs/12b_lm_pretrain.ipynb #2835fb9d

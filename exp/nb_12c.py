@@ -74,8 +74,12 @@ def fit_stage(learn: Learner, stage: Stage, cbs=None, resume=None, pct_start: fl
     learn.fit(stage.epochs, [*sched, *listify(cbs)], reset_opt=True, **({} if resume is None else {'resume': resume}))
 
 def fit_gradually(learn: Learner, lr: float = 1e-2, epochs: int = 2, gradual: bool = True, div: float = 2.6, cbs=None, **kw):
-    "Fine-tune the learner in all stages of `gradual_stages`, which gets `kw`, too. `cbs`, a function, makes the callbacks of each fit."
-    for stage in gradual_stages(len(learn.splitter(learn.model)), lr, epochs, gradual, div, **kw): fit_stage(learn, stage, cbs() if cbs else None)
+    "Fine-tune the learner in all stages of `gradual_stages`, which gets `kw`, too. `cbs`, a function, makes the callbacks of each fit. If it is interrupted, all layers are thawed."
+    try:
+        for stage in gradual_stages(len(learn.splitter(learn.model)), lr, epochs, gradual, div, **kw): fit_stage(learn, stage, cbs() if cbs else None)
+    except BaseException:
+        freeze_to(learn, 0)
+        raise
 
 # %% ../nbs/12c_ulmfit.ipynb #c1cf0533
 def _lm_direction(path) -> bool:
