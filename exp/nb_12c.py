@@ -271,10 +271,10 @@ class TextRecipe:
     multi: bool = False
     columns: tuple[str, ...] = ()
     def text(self, o) -> str | Path:
-        "A string, or a file (as `Path`), is a text as it is; a row of a table, as a mapping or a Series, has its `columns` joined as in training. A `TypeError` for anything else, and for a string where it takes several columns."
+        "A string, or a file (as `Path`), is a text as it is; a row of a table, as a mapping or a Series, has its `columns` joined as in training. A `TypeError` for anything else, and where it takes several columns, for a text without their marks; a `ValueError` for a column that the row lacks."
         if isinstance(o, (Mapping, pd.Series)) and self.columns: return join_columns(pd.DataFrame([dict(o)]), list(self.columns))[0]
         if not isinstance(o, (str, Path)): raise TypeError(f'a text is a string, or a Path to a file, and not {type(o).__name__}')
-        if len(self.columns) > 1 and not str(o).startswith(FLD): raise TypeError(f'a text is made of {len(self.columns)} columns here: give a dict with {", ".join(map(repr, self.columns))}')
+        if len(self.columns) > 1 and not (isinstance(o, str) and o.startswith(FLD)): raise TypeError(f'a text is made of {len(self.columns)} columns here: give a dict with {", ".join(map(repr, self.columns))}')
         return o
     def ids(self, texts) -> Corpus:
         "The numbers of the words of each of `texts` (see `text`), in the order in which they are read."
@@ -333,7 +333,7 @@ class _Predicts:
 
 # %% ../nbs/12c_ulmfit.ipynb #c0ff864a
 class TextLearner(_Predicts, TextLearner):
-    """A `Learner` for texts with labels, which predicts from strings and files (`predict`, `predict_many`, `predict_probs`), explains (`explain`), shows what it makes of its data (`show_results`, `interpret`), and goes into one safe file (`export`).
+    """A `Learner` for texts with labels, which predicts from strings, files and rows of tables (`predict`, `predict_many`, `predict_probs`), explains (`explain`), shows what it makes of its data (`show_results`, `interpret`), and goes into one safe file (`export`).
 
     Made by `text_classifier_learner` or `load_learner`. Predictions don't depend on what else is in the batch."""
 

@@ -14,7 +14,7 @@ ulmfit_recipe = MappingProxyType(dict(
     valid=.2, max_vocab=60000, min_freq=2,                                     # the texts
     emb_sz=400, n_hid=1152, n_layers=3, bptt=70,                               # the network
     lm_epochs=4, lm_bs=64, lm_lr=4e-3, lm_drop=.5,                             # the language model's training
-    epochs=2, bs=64, lr=1e-2, drop=.5, max_len=20*70))                         # the classifier's
+    epochs=2, bs=64, lr=1e-2, drop=.5, max_len=20*70, div=2.6))                # the classifier's, and the factor between rates
 
 # %% ../nbs/12d_train_ulmfit.ipynb #5ae9dae0
 def _encoding(name):
@@ -72,6 +72,8 @@ def _classifier_options(add, r):
     add('--no-gradual', action='store_true', help='thaw all layers at once')
     add('--bs', type=_number(int, 2), default=r['bs'], metavar='N', help='texts a batch')
     add('--lr', type=_number(float, 0, open_low=True), default=r['lr'], metavar='RATE', help='the highest learning rate')
+    add('--div', type=_number(float, 1), default=r['div'], metavar='FACTOR',
+        help='what rates are divided by from each group of layers to the one below, as those of a pretrained language model are; 1 suits small networks')
     add('--drop', type=_number(float, 0, 2), default=r['drop'], metavar='FACTOR', help='of all dropouts')
     add('--max-len', type=_number(int, 1), default=r['max_len'], metavar='N', help='how many last words of a text the head sees, and gradients go through')
     add('--backward', action='store_true', help='read all texts from their end')
@@ -180,7 +182,7 @@ class _Progress(LineView):
 # %% ../nbs/12d_train_ulmfit.ipynb #99eb0466
 _packed = {'.gz': 'gzip', '.bz2': 'bz2', '.xz': 'xz', '.zst': 'zstd', '.zip': 'zip'}
 
-class _Table:
+class _Csv:
     "A CSV file as text: its columns, which are numbers where there is no header, and its rows, `chunksize` at a time."
     chunksize = 500
     def __init__(self, path, encoding='utf-8', header=True): self.path, self.encoding, self.header = Path(path), encoding, header
@@ -214,7 +216,7 @@ def _flags(values, path, column):
 # %% ../nbs/12d_train_ulmfit.ipynb #d4fe1499
 def table_source(path: str | Path, text: list[str], labels: list[str], is_valid: str | None = None, encoding: str = 'utf-8', header: bool = True) -> TextSource:
     "The rows of a CSV file, see the command's help. Raises a `DataError` that names the file if a column is missing, or not as it should be."
-    csv, short = _Table(path, encoding, header), [*labels, *listify(is_valid)]
+    csv, short = _Csv(path, encoding, header), [*labels, *listify(is_valid)]
     columns = csv.columns()
     if missing := [c for c in [*text, *short] if c not in columns]:
         raise DataError(f'{path} has no column {", ".join(map(repr, missing))}; it has {", ".join(repr(c)[:40] for c in columns)} '
@@ -262,6 +264,37 @@ def _targets(source, train, valid):
     if new := [i for i in valid if source.labels[i] not in number]:
         raise UserError(f'{source.names[new[0]]} is for validation and has the label {source.labels[new[0]]!r}, which no training text has')   # only where the data says which
     return vocab, [number.get(o, -1) for o in source.labels]
+
+# %% ../nbs/12d_train_ulmfit.ipynb #a40b8551
+def _direction(backwards): return 'backward' if backwards else 'forward'
+
+def _directions(args) -> dict[str, bool]:
+    "The directions to read in, by name: backwards or not."
+    return {_direction(b): b for b in ([False, True] if args.ensemble else [args.backward])}
+
+def _lm_files(args) -> list[tuple[Path, str]]:
+    "The files that `--pretrained` means, each with how it could be made: a name, which is no path, means one in the cache for each direction."
+    files = []
+    for o in args.pretrained:
+        if Path(o).exists() or Path(o).name != o or Path(o).suffix in ('.pt', '.pth'): files.append((Path(o), ''))
+        else:
+            for b in _directions(args).values():
+                file = pretrained_path(o, b)
+                files.append((file, f'; pretrain_lm(untar_data({o!r}), {str(file)!r}{", backwards=True"*b}) of exp.nb_12b makes it'))
+    return files
+
+# %% ../nbs/12d_train_ulmfit.ipynb #8b81b40f
+def _pretrained(args, needed) -> dict[bool, Path]:
+    "The pretrained models, by whether they read backwards. A `UserError` if one is missing that is `needed`, or they are not as many, or not in the directions, as are asked for."
+    if not args.pretrained or not needed: return {}
+    files = _lm_files(args)
+    there, gone = [f for f, _ in files if f.exists()], [f'{f}{how}' for f, how in files if not f.exists()]
+    found = {load_lm(file, cuda=False, progress=False).backwards: file for file in there}
+    if gone and not {*needed} <= found.keys(): raise UserError(f'--pretrained: there is no file {gone[0]}')
+    if not {*needed} <= found.keys() <= {*_directions(args).values()} or len(found) != len(there):
+        given = ' and '.join(map(_direction, found))
+        raise UserError(f'--pretrained takes a model for each direction that is read in, here {" and ".join(_directions(args))}; given: {given}')
+    return found
 
 # %% ../nbs/12d_train_ulmfit.ipynb #ca6eb9e2
 def _pieces(args, source, train, most=100_000):
@@ -383,9 +416,9 @@ def read_texts(args, path: str | Path) -> UlmfitTexts:
     print(f'texts: {len(train):,} to train with, {len(valid):,} to validate with, {len(more):,} without a label; {len(vocab)} categories ({some})', flush=True)
     if unused: print(f'{unused:,} that are for validation, but have no label, are left out', flush=True)
     if (steps := -(-len(train)//args.bs)*args.epochs) < 100:
-        print(f'few texts: only {steps} steps with all layers thawed; a smaller --bs, more --epochs, and a --pretrained language model make more of them', flush=True)
+        print(f'few texts: only {steps} steps with all layers thawed; a smaller --bs and more --epochs make more, and with a --pretrained language model fewer are enough', flush=True)
     if default_device().type == 'cpu' and args.n_hid > 500 and not args.pretrained:
-        print('no accelerator here: --emb-sz 200 --n-hid 400 --n-layers 2 --sampled 1000 would be many times faster', flush=True)
+        print('no accelerator here: --emb-sz 200 --n-hid 400 --n-layers 2 --sampled 1000 --div 1 would be many times faster', flush=True)
     tok, num, others = _tokenizer(args, source, train), NumericalizeProcessor(max_vocab=args.max_vocab, min_freq=args.min_freq), np.concatenate([train, more])
     with new_folder(path, dict(source='exp ulmfit texts 2')) as folder:
         words, counts, corpus = _tokens(tok, source, others, valid, folder)
@@ -458,7 +491,7 @@ def train_in_stages(make: Callable[[], Learner], stages: list[Stage], folder: st
         _sound(folder/f'stage_{i}')
         fit_stage(learn, stage, [SaveCheckpoint(folder/f'stage_{i}', keep=2), guard := TerminateOnNaN()], resume=True)
         if where := _not_finite(learn, guard):
-            raise UserError(f'the loss of the {name} became NaN or infinite in stage {i}, {where}: start again in a new folder, with a smaller {rate}')
+            raise UserError(f'the loss of the {name} became NaN or infinite in stage {i}, {where} (counted from 0): start again in a new folder, with a smaller {rate}')
         _write_json(records[i - 1], _record(learn))
         shutil.rmtree(folder/f'stage_{i - 1}', ignore_errors=True)
     if learn is None:
@@ -486,37 +519,6 @@ def ulmfit_clas_data(t: UlmfitTexts, args, backwards: bool) -> TextDataBunch:
     def part(corpus, y): return labelled_corpus(corpus, [tensor(row).float() for row in y] if t.multi else y, [t.tokens, t.numbers], proc_y)
     return clas_databunchify(SplitData(part(t.ids[:t.n_labelled], t.y), part(t.valid, t.y_valid)), args.bs, backwards=backwards)
 
-# %% ../nbs/12d_train_ulmfit.ipynb #a40b8551
-def _direction(backwards): return 'backward' if backwards else 'forward'
-
-def _directions(args) -> dict[str, bool]:
-    "The directions to read in, by name: backwards or not."
-    return {_direction(b): b for b in ([False, True] if args.ensemble else [args.backward])}
-
-def _lm_files(args) -> list[tuple[Path, str]]:
-    "The files that `--pretrained` means, each with how it could be made: a name, which is no path, means one in the cache for each direction."
-    files = []
-    for o in args.pretrained:
-        if Path(o).exists() or Path(o).name != o or Path(o).suffix in ('.pt', '.pth'): files.append((Path(o), ''))
-        else:
-            for b in _directions(args).values():
-                file = pretrained_path(o, b)
-                files.append((file, f'; pretrain_lm(untar_data({o!r}), {str(file)!r}{", backwards=True"*b}) of exp.nb_12b makes it'))
-    return files
-
-# %% ../nbs/12d_train_ulmfit.ipynb #8b81b40f
-def _pretrained(args, needed) -> dict[bool, Path]:
-    "The pretrained models, by whether they read backwards. A `UserError` if one is missing that is `needed`, or they are not as many, or not in the directions, as are asked for."
-    if not args.pretrained or not needed: return {}
-    files = _lm_files(args)
-    there, gone = [f for f, _ in files if f.exists()], [f'{f}{how}' for f, how in files if not f.exists()]
-    found = {load_lm(file, cuda=False, progress=False).backwards: file for file in there}
-    if gone and not {*needed} <= found.keys(): raise UserError(f'--pretrained: there is no file {gone[0]}')
-    if not {*needed} <= found.keys() <= {*_directions(args).values()} or len(found) != len(there):
-        given = ' and '.join(map(_direction, found))
-        raise UserError(f'--pretrained takes a model for each direction that is read in, here {" and ".join(_directions(args))}; given: {given}')
-    return found
-
 # %% ../nbs/12d_train_ulmfit.ipynb #a33d158b
 def _kept_lm(folder) -> Path | None:
     "The encoder's file of the language model that is done in `folder`; None if that is not done, or can't be read."
@@ -531,7 +533,7 @@ def _xtra(args): return [Recorder, *[AmpCallback]*args.amp]
 def _lm_stages(args, n_groups):
     if not args.lm_epochs: return []
     if not args.pretrained: return [Stage(0, args.lm_epochs, [args.lm_lr]*n_groups)]
-    return [Stage(-1, 1, discriminative(args.lm_lr, n_groups)), Stage(0, args.lm_epochs, discriminative(args.lm_lr/2, n_groups))]
+    return [Stage(-1, 1, discriminative(args.lm_lr, n_groups)), Stage(0, args.lm_epochs, discriminative(args.lm_lr/2, n_groups, args.div))]
 
 def train_lm(t: UlmfitTexts, args, folder: str | Path, backwards: bool) -> Path | None:
     "The language model of the texts, trained as `args` say in `folder`; returns its encoder's file. None, if there is to be no language model."
@@ -565,7 +567,7 @@ def _trained_classifier(t, args, folder, backwards, model, encoder):
     data, sizes = ulmfit_clas_data(t, args, backwards), (args.emb_sz, args.n_hid, args.n_layers)
     def make(): return text_classifier_learner(data, *sizes, encoder, args.drop, args.bptt, args.max_len, lr=args.lr, xtra_cb=_xtra(args), columns=t.columns)
     n = (encoder_parts(encoder)[2]['n_layers'] if encoder else args.n_layers) + 2
-    learn, record = train_in_stages(make, gradual_stages(n, args.lr, args.epochs, not args.no_gradual), folder/'classifier', args.seed + 1000,
+    learn, record = train_in_stages(make, gradual_stages(n, args.lr, args.epochs, not args.no_gradual, args.div), folder/'classifier', args.seed + 1000,
                                     f'{_direction(backwards)} classifier', '--lr' + f' (--pretrained {folder/"lm.pth"} --lm-epochs 0 takes the language model along)'*bool(encoder))
     learn.export(model)
     _write_json(done, record)
@@ -713,24 +715,25 @@ def _records(args):
     return {title: o for title, file in files.items() if file.exists() and (o := _read_json(file))['history']}
 
 def _copies(t):
-    "How many validation texts stand in training, too, word for word."
+    "How many validation texts are among those of training, with labels or without, as the model reads them (unknown words are all the same)."
     known = {hash(t.ids.array(i).tobytes()) for i in range(len(t.ids))}
     return sum(hash(t.valid.array(i).tobytes()) in known for i in range(len(t.valid)))
+
+_sizes = 'emb_sz', 'n_hid', 'n_layers'
 
 def _network(args):
     "The sizes of the network: those asked for, or of the pretrained model."
     file = next(iter(Path(args.out)/d/'encoder.pth' for d in _directions(args)))
     return encoder_parts(file).sizes if file.exists() else {k: getattr(args, k) for k in _sizes}
 
-_sizes = 'emb_sz', 'n_hid', 'n_layers'
-
 def _sizes_of(t, args):
     "How much data it was."
-    sizes = {'training texts': t.n_labelled, 'validation texts': len(t.valid), 'of these in training, too, word for word': _copies(t), 'texts without a label': len(t.ids) - t.n_labelled,
+    sizes = {'training texts': t.n_labelled, 'validation texts': len(t.valid), 'of these read in training, too': _copies(t), 'texts without a label': len(t.ids) - t.n_labelled,
              'tokens': t.ids.n_tokens + t.valid.n_tokens, 'words in the vocabulary': len(t.numbers.vocab)}
     known = [_read_json(Path(args.out)/d/'lm.json')['known'] for d in _directions(args) if args.pretrained]
     return sizes | ({'of these known to the pretrained model': known[0]} if known else {})
 
+# %% ../nbs/12d_train_ulmfit.ipynb #db1ee82c
 def _seconds(out) -> dict[str, float]:
     "The seconds that each stage of the run in the folder `out` has taken, with those before an interruption."
     o = _readable(_read_json, Path(out)/'seconds.json')
@@ -754,6 +757,7 @@ def _stage_times(out, history):
     seconds, epochs = _seconds(out), {title: sum(o['time'] for o in h) for title, h in history.items()}
     return seconds | {title: max(s, seconds.get(title, 0.)) for title, s in epochs.items()}
 
+# %% ../nbs/12d_train_ulmfit.ipynb #bcb98575
 def _accuracy(probs, targets):
     "The share of right answers; with several labels for a text, each is one."
     return ((probs.argmax(1) == targets) if targets.ndim == 1 else ((probs >= .5) == (targets > .5))).float().mean().item()

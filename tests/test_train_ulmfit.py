@@ -672,7 +672,7 @@ def test_too_few_words_for_the_windows_of_a_language_model(folder, tmp_path, cap
     assert not (tmp_path/'run').exists()
 
 def test_a_table_is_read_in_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(tu._Table, 'chunksize', 3)
+    monkeypatch.setattr(tu._Csv, 'chunksize', 3)
     source = tu.table_source(make_csv(tmp_path/'t.csv', labelled()), ['text'], ['label'])
     assert list(source.texts()) == [t for t, _ in labelled()] and source.labels == [k for _, k in labelled()]
 
@@ -729,8 +729,8 @@ def watched(monkeypatch):
     return seen
 
 def test_a_table_is_parsed_twice_and_says_how_far_it_is(table, tmp_path, monkeypatch):
-    seen, reads, read = watched(monkeypatch), [], tu._Table.chunks
-    monkeypatch.setattr(tu._Table, 'chunks', lambda self, *a: reads.append(a) or read(self, *a))
+    seen, reads, read = watched(monkeypatch), [], tu._Csv.chunks
+    monkeypatch.setattr(tu._Csv, 'chunks', lambda self, *a: reads.append(a) or read(self, *a))
     run(table, tmp_path/'run')
     size = table.stat().st_size
     assert len(reads) == 2 and seen == {'reading labels, byte': (size, size), 'tokenizing, text': (16, 16), 'asking, text': (3, 3)}
@@ -938,7 +938,7 @@ def test_texts_that_stand_on_both_sides_are_counted(table, tmp_path):
     rows = [('the same words', 'pos'), *[(f'text number {i} is {k}', k) for i, k in enumerate(['neg', 'pos']*12)]]
     rows = [(*r, 0) for r in rows] + [('the same words', 'pos', 1), ('other words', 'neg', 1)]
     r = run(make_csv(tmp_path/'t.csv', rows, ('text', 'label', 'check')), tmp_path/'run', '--is-valid', 'check')
-    assert r['data']['of these in training, too, word for word'] == 1
+    assert r['data']['of these read in training, too'] == 1
 
 def test_sizes_of_batches_may_change(folder, tmp_path, monkeypatch):
     cut_off(argv(folder, tmp_path/'run'), monkeypatch, 2, 0)
