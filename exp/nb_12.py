@@ -74,13 +74,15 @@ def replace_wrep(t: str) -> str:
 _entity = re.compile(r'&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[A-Za-z]\w{1,30});')
 _bare = re.compile(r'(?<![\w&])(?:amp|quot|nbsp);|(?<=\w)#(?:39|146);|(?<!&)#(?:36|39|146);(?=\w)')   # 36: a dollar sign; 39, 146: apostrophes
 _wiki_marks = re.compile(r' @([-.,])@ ')
+_line_break = re.compile(r'(?:\\n){2,}|\\n(?![a-z])|(?<=[.!?,;)"\'])\\n')   # not that of \nabla, or of C:\new
 
 def fixup_text(t: str) -> str:
     """Mends what is left of HTML: `&amp;`, `&#39;` and the like become what they stand for, also where the `&` was lost, if they stand alone (`amp;`; but `stamp;` stays) or at a word (`it#39;s`).
 
-    Also numbers and words that WikiText has taken apart (`1 @.@ 5`, `well @-@ known`), its `<unk>`, and hard spaces."""
+    Also line breaks and quotes that were written as `\\n` and `\\"`, numbers and words that WikiText has taken apart (`1 @.@ 5`, `well @-@ known`), its `<unk>`, and hard spaces."""
     if ';' in t: t = _bare.sub(lambda m: html.unescape('&' + m[0]), _entity.sub(lambda m: html.unescape(m[0]), t))
     if '@' in t: t = _wiki_marks.sub(r'\1', t)
+    if '\\' in t: t = _line_break.sub(lambda m: '\n'*(len(m[0])//2), t.replace('\\"', '"'))
     return t.replace('<unk>', UNK).replace('\xa0', ' ')
 
 # %% ../nbs/12_text.ipynb #0dc91186
@@ -274,6 +276,9 @@ def _in_order(func, items, max_workers):
                 waiting.append(pool.submit(_do, o))
                 if len(waiting) > 2*max_workers: yield waiting.popleft().result()
             while waiting: yield waiting.popleft().result()
+        except (KeyboardInterrupt, GeneratorExit):
+            for o in list((pool._processes or {}).values()): o.terminate()   # nobody waits for the chunks in work
+            raise
         except BrokenProcessPool as e:
             raise RuntimeError(f'one of {max_workers} worker processes died: was the memory full? max_workers=1 does without them') from e
         finally: pool.shutdown(cancel_futures=True)
@@ -415,7 +420,7 @@ class NumericalizeProcessor(NumericalizeProcessor):
 _tight = re.compile(r" (n't|'s|'m|'re|'ve|'ll|'d|[.,!?;:)\]%…])(?!\w)")
 
 def show_text(tokens, vocab: list[str] | None = None) -> str:
-    "Tokens (or, with a `vocab`, their numbers) as a text that can be read: capitals and repetitions as they were, marks left out, no spaces before punctuation."
+    "Tokens (or, with a `vocab`, their numbers) as a text that can be read: capitals and repetitions written out again, marks left out, no spaces before punctuation."
     toks = [vocab[int(i)] for i in tokens] if vocab is not None else list(tokens)
     if any(t[:1] == '▁' for t in toks): toks = _words.findall(''.join(f' {t} ' if t in default_spec_tok[1:] else t for t in toks).replace('▁', ' '))   # pieces: words again
     toks = iter(toks)
@@ -726,10 +731,12 @@ def _collect(parts, rows, file):
         lengths.append(n)
         train = np.repeat(~np.array(rows.valid[start:start + len(n)], bool), n)
         start += len(n)
-        counts = np.concatenate([counts, np.zeros(len(numbers) - len(counts), np.int64)]) + np.bincount(ids[train], minlength=len(numbers))
+        if len(counts) < len(numbers): counts = np.concatenate([counts, np.zeros(2*len(numbers), np.int64)])   # room for more
+        found, times = np.unique(ids[train], return_counts=True)
+        counts[found] += times
         file.write(ids.tobytes())
     file.flush()
-    return list(numbers), counts, np.concatenate(lengths or [np.zeros(0, np.int64)])
+    return list(numbers), counts[:len(numbers)], np.concatenate(lengths or [np.zeros(0, np.int64)])
 
 # %% ../nbs/12_text.ipynb #b0155cc3
 def _translate(ids, lengths, chosen, number, new):

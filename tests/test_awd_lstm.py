@@ -101,6 +101,28 @@ def test_dropout_keeps_the_mean_of_what_it_is_applied_to(drop):
     spread = f[2].abs().max().item()*math.sqrt(p/(1 - p)/n)*2
     assert (mean - f[2]).abs().max() < 6*spread
 
+def dropped(ps):
+    "What each dropout of a model of three layers gets in training, and what it makes of that, for 2,000 words once each; the units that are dropped together along the axis 1."
+    m, found, weights = get_language_model(2000, 64, 48, 3, None, **ps), {k: [] for k in DROPS}, None
+    def keep(name): return lambda module, args, out: found[name].append((args[0].detach(), out.detach()))
+    m[0].emb_dp.register_forward_hook(lambda module, args, out: found['embed_p'].append((m[0].emb(args[0]).detach().flatten(0, 1), out.detach().flatten(0, 1))))
+    for o, name in [(m[0].input_dp, 'input_p'), *((o, 'hidden_p') for o in m[0].hidden_dps), (m[1].output_dp, 'output_p')]: o.register_forward_hook(keep(name))
+    for rnn in m[0].rnns:
+        whole = rnn.module.weight_hh_l0.detach()
+        rnn.module.register_forward_pre_hook(lambda module, args, whole=whole: found['weight_p'].append((whole.flatten()[:, None], module.weight_hh_l0.detach().flatten()[:, None])))
+    m(torch.randperm(2000).view(50, 40))
+    return found
+
+@pytest.mark.parametrize('drop, n', [*zip(DROPS, (1, 1, 3, 2, 1))])
+def test_each_dropout_of_a_model_has_its_own_probability_and_scale(drop, n):
+    ps = dict(zip(DROPS, (.125, .25, .5, .375, .625)))   # multiples of 1/256, which masks have exactly
+    found, p = dropped(ps)[drop], ps[drop]
+    assert len(found) == n
+    for before, after in found:
+        zero = (after == 0).all(1, keepdim=True)
+        assert torch.equal(after, torch.where(zero, 0., before*torch.tensor(1/(1 - p))))
+        assert abs(zero.double().mean().item() - p) < 5*math.sqrt(p*(1 - p)/zero.numel())
+
 @pytest.mark.parametrize('shape', [(3, 5), (3, 5, 4), (2, 3, 4, 5)])
 def test_rnn_dropout_has_one_mask_for_all_steps(shape):
     out = RNNDropout(.5)(torch.ones(shape))

@@ -1,5 +1,5 @@
 "Lesson 12's texts where the lesson doesn't look: any text at all, odd files and tables, processes that die, files that are damaged or dangerous."
-import copy, io, json, multiprocessing, os, pickle, random, re, signal, subprocess, sys
+import copy, io, json, multiprocessing, os, pickle, random, re, signal, subprocess, sys, time
 from collections import Counter
 from pathlib import Path
 import numpy as np
@@ -68,7 +68,7 @@ def test_replace_wrep_counts_from_three_on(word, n, sep):
 @given(texts)
 def test_fixup_leaves_alone_what_is_not_damaged(t):
     res = nb.fixup_text(t)
-    if not set(t) & set('&;@<\xa0'): assert res == t
+    if not set(t) & set('&;@<\\\xa0'): assert res == t
     assert '\xa0' not in res or '&' in t or ';' in t
 
 @quick
@@ -78,7 +78,8 @@ def test_a_word_that_ends_like_an_entity_stays(word, entity):
     assert nb.fixup_text(t) == t
 
 @pytest.mark.parametrize('before, after', [('AT&amp;T', 'AT&T'), ('stamp;', 'stamp;'), ('&amp;lt;', '&lt;'), ('&#x27;', "'"), ('it&#39;s', "it's"), ('China #39;s', "China 's"), ('item #39; done', 'item #39; done'),
-                                           ('&#xD800;', '\ufffd'), ('&#99999999;', '&#99999999;'), ('a &copy b', 'a &copy b'), ('$#36;5', '$$5'), ('<unk>', 'xxunk'), ('5 @,@ 000', '5,000')])
+                                           ('&#xD800;', '\ufffd'), ('&#99999999;', '&#99999999;'), ('a &copy b', 'a &copy b'), ('$#36;5', '$$5'), ('<unk>', 'xxunk'), ('5 @,@ 000', '5,000'),
+                                           (r'So.\nWell', 'So.\nWell'), (r'a\n\nb', 'a\n\nb'), (r'so!\nwell', 'so!\nwell'), (r'\"x\"', '"x"'), (r'\nu and C:\new', r'\nu and C:\new')])
 def test_fixup_examples(before, after): assert nb.fixup_text(before) == after
 
 words = st.lists(texts.map(str.strip).filter(bool), max_size=6)
@@ -214,6 +215,45 @@ def test_an_error_that_cannot_be_sent_is_told():
 def test_an_error_that_can_be_sent_is_raised_as_it_is():
     def f(i): raise nb.UnseenLabel(f'no {i}')
     with pytest.raises(nb.UnseenLabel, match='no 5'): nb.parallel(f, [5, 6], max_workers=2)
+
+slowly = """
+import sys, time
+from exp.nb_12 import *
+log, idle = sys.argv[1:]
+def noted(t):
+    with open(log, 'a') as f: f.write(f'{os.getpid()}\\n')
+    time.sleep(.02)
+    return t
+def some():
+    yield from ['a text']*500
+    time.sleep(600)
+TokenizeProcessor(pre_rules=[noted], tokenizer=str.split, chunksize=250, max_workers=3 if int(idle) else 2)(some() if int(idle) else ['a text']*2000)
+"""
+
+@pytest.fixture(scope='module', params=[0, 1], ids=['more work waits', 'a third worker is idle'])
+def interrupted(request, root, tmp_path_factory):
+    "What comes of Ctrl-C, which a terminal sends to all processes of a program, when two of them have begun to tokenize 250 texts each."
+    folder = tmp_path_factory.mktemp('interrupted')
+    (log := folder/'log').touch()
+    def texts_of(): return Counter(log.read_text().split())
+    with open(folder/'said', 'w') as said:
+        p = subprocess.Popen([sys.executable, '-c', slowly, log, str(request.param)], cwd=root, stdout=said, stderr=said, start_new_session=True)
+    try:
+        while p.poll() is None and sum(n > 5 for pid, n in texts_of().items() if pid != str(p.pid)) < 2: time.sleep(.05)
+        os.killpg(p.pid, signal.SIGINT)
+        p.wait(120)
+        return p.returncode, (folder/'said').read_text(), [pid for pid in texts_of() if Path(f'/proc/{pid}').exists()], texts_of().total()
+    finally:
+        try: os.killpg(p.pid, signal.SIGKILL)
+        except ProcessLookupError: pass
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='asks /proc')
+def test_ctrl_c_is_one_error_and_leaves_no_process(interrupted):
+    code, said, alive, _ = interrupted
+    assert code == -signal.SIGINT and said.count('Traceback') == 1 and said.strip().endswith('KeyboardInterrupt') and not alive
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='asks /proc')
+def test_ctrl_c_does_not_wait_for_the_chunks_in_work(interrupted): assert interrupted[3] < 2*250
 
 def test_no_process_stays_behind():
     before = set(multiprocessing.active_children())
@@ -441,6 +481,42 @@ def test_a_mapped_corpus_is_read_only_where_it_is_used(tmp_path):
     assert x.shape == (64, 70) and torch.equal(x[:, 1:], y[:, :-1])
     assert loaded[7].tolist() == list(range(2800, 3200)) and np.shares_memory(loaded[5:9].ids, loaded.ids)
 
+@pytest.mark.parametrize('backwards', [False, True])
+def test_a_mapped_corpus_is_never_copied(tmp_path, backwards):
+    import tracemalloc
+    n = 10_000_000
+    nb.Corpus(np.arange(n, dtype=np.int32) % 60_000, np.arange(0, n + 1, 400)).save(tmp_path/'c')
+    tracemalloc.start()
+    try:
+        c = nb.Corpus.load(tmp_path/'c')
+        for dl in nb.get_lm_dls(c, c, backwards=backwards):
+            for _ in range(2): assert len([b for b, _ in zip(dl, range(20))]) == 20   # the second pass is in another order
+        peak = tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+    assert peak < 4*n/5
+
+def steps_of(f):
+    "How many instructions of Python `f()` takes."
+    n, old = 0, sys.gettrace()
+    def trace(frame, event, arg):
+        nonlocal n
+        frame.f_trace_opcodes = True
+        n += event == 'opcode'
+        return trace
+    sys.settrace(trace)
+    try: f()
+    finally: sys.settrace(old)
+    return n
+
+@pytest.mark.parametrize('backwards', [False, True])
+def test_ten_times_the_tokens_take_no_more_python(backwards):
+    def steps(k):
+        c = nb.Corpus.from_lists([np.arange(20*k)]*100)
+        def passes():
+            for dl in nb.get_lm_dls(c, c, 4, 10*k, backwards=backwards, generator=torch.Generator().manual_seed(0)): assert len(list(dl)) == 49
+        return steps_of(passes)
+    assert steps(10) < 1.1*steps(1)
+
 # samplers and padding
 
 @quick
@@ -608,8 +684,9 @@ def test_a_table_may_be_larger_than_memory(tmp_path):
         assert sd.train.x.items.n_tokens + sd.valid.x.items.n_tokens == n*300
     assert peaks[2] - peaks[1] < (sizes[2] - sizes[1])/10
 
-@pytest.mark.parametrize('as_file', [True, False])
-def test_a_bar_says_how_much_of_a_table_is_done(tmp_path, monkeypatch, as_file):
+@pytest.fixture
+def bars(monkeypatch):
+    "The bars that are shown in a notebook, on a machine where everything takes seconds."
     import fastprogress.fastprogress as fp
     ticks, bars = iter(range(0, 10**6, 3)), []
     class Bar:
@@ -618,12 +695,42 @@ def test_a_bar_says_how_much_of_a_table_is_done(tmp_path, monkeypatch, as_file):
     monkeypatch.setattr(fp, 'progress_bar', Bar)
     monkeypatch.setattr(fp, 'IN_NOTEBOOK', True)
     monkeypatch.setattr(nb.time, 'perf_counter', lambda: next(ticks))
+    return bars
+
+@pytest.mark.parametrize('as_file', [True, False])
+def test_a_bar_says_how_much_of_a_table_is_done(tmp_path, bars, as_file):
     df = pd.DataFrame(dict(text=['a film of some length '*160]*400, label=['a', 'b']*200))
     df.to_csv(tmp_path/'t.csv', index=False)
     nb.text_data_from_table(tmp_path/'t.csv' if as_file else df, chunksize=20, **one_process)
     bar, = bars
     assert bar.total == ((tmp_path/'t.csv').stat().st_size if as_file else 20)
     assert bar.seen == sorted(bar.seen) and bar.seen[-1] == bar.total and len({*bar.seen}) >= 4
+
+@pytest.mark.parametrize('as_files', [True, False])
+@pytest.mark.parametrize('workers', [1, 2])
+def test_a_bar_says_how_many_texts_are_tokenized(tmp_path, bars, as_files, workers):
+    items = [f'text {i}' for i in range(240)]
+    if as_files:
+        for i, t in enumerate(items): (tmp_path/f'{i:03}.txt').write_text(t)
+        items = nb.TextList.from_files(tmp_path).items
+    nb.TokenizeProcessor(max_workers=workers, chunksize=20)(items)
+    bar, = bars
+    assert bar.total == 12 and bar.seen == [0, *range(1, 13)]
+
+def test_a_bar_is_shown_where_it_can_be_seen(bars, monkeypatch):
+    import fastprogress.fastprogress as fp
+    class Terminal(io.StringIO):
+        def isatty(self): return True
+    monkeypatch.setattr(fp, 'IN_NOTEBOOK', False)
+    for out, n in ((io.StringIO(), 0), (Terminal(), 1)):
+        monkeypatch.setattr(sys, 'stdout', out)
+        nb.TokenizeProcessor(max_workers=1, chunksize=2)(['a', 'b', 'c'])
+        assert len(bars) == n
+
+def test_quick_work_has_no_bar(bars, monkeypatch):
+    monkeypatch.setattr(nb.time, 'perf_counter', lambda: 0.)
+    nb.TokenizeProcessor(max_workers=1, chunksize=1)(['a', 'b'])
+    assert not bars
 
 def test_a_folder_without_texts_is_named(tmp_path):
     for name in ('pos/1.txt', 'neg/1.text'):
