@@ -4,6 +4,7 @@
 
 # %% ../nbs/12c_ulmfit.ipynb #79dbcedb
 from exp.nb_12b import *
+from exp.nb_12 import _with_bar   # a progress bar, once something takes two seconds
 import dataclasses
 from collections.abc import Mapping
 _load_image_learner = load_learner   # lesson 11's
@@ -297,13 +298,15 @@ class TextLearner(Learner):
         self.recipe, self.vocab, self.text_vocab = recipe, recipe.labels, recipe.numbers.vocab
     @torch.no_grad()
     def scores(self, ids: Corpus, bs: int = 64) -> Tensor:
-        "The model's outputs `[n, labels]` for texts as numbers, in the order of reading, in batches of `bs` texts of similar length. Changes nothing."
-        device, order = next(self.model.parameters()).device, np.argsort(-ids.lengths, kind='stable')
-        parts = [torch.zeros(0, len(self.vocab))]
-        with _evaluating(self.model):
-            for at in range(0, len(order), bs):
-                xb, _ = pad_collate([(ids[i], 0) for i in order[at:at + bs]], self.model[0].pad_idx)
-                parts.append(self.model(xb.to(device))[0].float().cpu())
+        "The model's outputs `[n, labels]` for texts as numbers, in the order of reading, in batches of `bs` texts of similar length. Shows a progress bar where it takes longer. Changes nothing."
+        device, order, read = next(self.model.parameters()).device, np.argsort(-ids.lengths, kind='stable'), 0
+        def outputs(some):
+            nonlocal read
+            read += int(ids.lengths[some].sum())
+            xb, _ = pad_collate([(ids[i], 0) for i in some], self.model[0].pad_idx)
+            return self.model(xb.to(device))[0].float().cpu()
+        batches = (order[at:at + bs] for at in range(0, len(order), bs))
+        with _evaluating(self.model): parts = [torch.zeros(0, len(self.vocab)), *_with_bar(map(outputs, batches), int(ids.lengths.sum()), 'predicting', lambda: read)]
         return torch.cat(parts)[torch.from_numpy(order).argsort()]
 
 # %% ../nbs/12c_ulmfit.ipynb #ea56c2b9
