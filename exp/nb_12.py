@@ -293,6 +293,7 @@ def _with_bar(results, total, what='', at=None):
             bar = progress_bar(range(total), leave=False)
             bar.comment = what
             bar.update(0)
+            bar.start_t -= time.perf_counter() - start   # its time left is reckoned from the beginning
         if bar is not None: bar.update(at() if at else done)
         yield o
 

@@ -690,7 +690,7 @@ def bars(monkeypatch):
     import fastprogress.fastprogress as fp
     ticks, bars = iter(range(0, 10**6, 3)), []
     class Bar:
-        def __init__(self, gen, **kw): self.total, self.seen = len(gen), bars.append(self) or []
+        def __init__(self, gen, **kw): self.total, self.start_t, self.seen = len(gen), 0., bars.append(self) or []
         def update(self, n): self.seen.append(n)
     monkeypatch.setattr(fp, 'progress_bar', Bar)
     monkeypatch.setattr(fp, 'IN_NOTEBOOK', True)
@@ -731,6 +731,22 @@ def test_quick_work_has_no_bar(bars, monkeypatch):
     monkeypatch.setattr(nb.time, 'perf_counter', lambda: 0.)
     nb.TokenizeProcessor(max_workers=1, chunksize=1)(['a', 'b'])
     assert not bars
+
+def test_the_time_left_counts_from_the_beginning(monkeypatch):
+    import fastprogress.fastprogress as fp
+    now, said = 100., []
+    def seconds(n):
+        nonlocal now
+        for i in range(n):
+            now += 1
+            yield i
+    class Bar(fp.ProgressBar):
+        def on_update(self, val, text): said.append((val, text))
+    monkeypatch.setattr(fp, 'progress_bar', Bar)
+    monkeypatch.setattr(fp, 'IN_NOTEBOOK', True)
+    for clock in ('perf_counter', 'time'): monkeypatch.setattr(nb.time, clock, lambda: now)
+    assert list(nb._with_bar(seconds(10), 10)) == [*range(10)]
+    assert {val: text for val, text in said if val} == {n: f'{n*10:.2f}% [{n}/10 00:{n:02}<00:{10 - n:02}]' for n in range(3, 11)}
 
 def test_a_folder_without_texts_is_named(tmp_path):
     for name in ('pos/1.txt', 'neg/1.text'):
