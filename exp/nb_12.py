@@ -559,12 +559,12 @@ class LMLoader:
             for a in range(0, k*ds.bptt, ds.bptt): yield block[:, a:a+ds.bptt].contiguous(), block[:, a+1:a+1+ds.bptt].contiguous()
 
 # %% ../nbs/12_text.ipynb #43b02f24
-def get_lm_dls(train_ds, valid_ds, bs: int = 64, bptt: int = 70, backwards: bool = False, generator: torch.Generator | None = None, **kw) -> tuple[LMLoader, LMLoader]:
-    "Loaders of windows for both sets, see `LM_PreLoader` (training is shuffled, by `generator`) and `LMLoader` (which gets `kw`); both have `bs` rows. Raises a `ValueError` that says which set has too few tokens."
-    def loader(name, ds, **more):
+def get_lm_dls(train_ds, valid_ds, bs: int = 64, bptt: int = 70, backwards: bool = False, generator: torch.Generator | None = None, valid_bs: int | None = None, **kw) -> tuple[LMLoader, LMLoader]:
+    "Loaders of windows for both sets, see `LM_PreLoader` (training is shuffled, by `generator`) and `LMLoader` (which gets `kw`); both have `bs` rows (validation `valid_bs`, if given, as where it has few tokens). Raises a `ValueError` that says which set has too few tokens."
+    def loader(name, ds, bs, **more):
         try: return LMLoader(LM_PreLoader(ds, bs, bptt, backwards=backwards, **more), **kw)
         except ValueError as e: raise ValueError(f'the {name} set: {e}') from None
-    return loader('training', train_ds, shuffle=True, generator=generator), loader('validation', valid_ds)
+    return loader('training', train_ds, bs, shuffle=True, generator=generator), loader('validation', valid_ds, valid_bs or bs)
 
 # %% ../nbs/12_text.ipynb #e6b1aafc
 def _vocab_of(procs):
