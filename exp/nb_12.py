@@ -32,10 +32,11 @@ class TextList(ItemList):
     def get(self, i): return read_file(i) if isinstance(i, Path) else i
     def _name(self, o):
         if isinstance(o, Path): return super()._name(o)
-        return f'{o if isinstance(o, str) else o.tolist() if isinstance(o, Tensor) else o!r}'[:60]
+        s = f'{o if isinstance(o, str) else o.tolist() if isinstance(o, Tensor) else o!r}'
+        return s if len(s) <= 60 else f'{s[:60].rpartition(" ")[0] or s[:60]} …' + ']'*s.startswith('[')
 
 # %% ../nbs/12_text.ipynb #02ed909f
-_br = re.compile(r'<\s*br\s*/?\s*>|\r\n?', re.IGNORECASE)
+_br = re.compile(r'<\s*+br\s*+(?:/\s*+)?>|\r\n?', re.IGNORECASE)
 
 def sub_br(t: str) -> str:
     "HTML's line breaks (`<br />`), and those of Windows and old Macs, become line breaks."
@@ -64,11 +65,11 @@ def replace_rep(t: str) -> str:
     return _rep.sub(lambda m: f' {TK_REP} {len(m[0])} {m[1]} ', t)
 
 # %% ../nbs/12_text.ipynb #66a096b8
-_wrep = re.compile(r'\b(\w++)(?:,? ++\1\b){2,}')
+_wrep = re.compile(rf'\b{TK_REP} \d++ \S |\b(\w++)(?:,? ++\1\b){{2,}}')   # what replace_rep has written is no word
 
 def replace_wrep(t: str) -> str:
     "A word three times or more in a row, with spaces or commas between, becomes `xxwrep`, how many, and the word: `no, no, no` -> ` xxwrep 3 no `."
-    return _wrep.sub(lambda m: f' {TK_WREP} {m[0].count(m[1])} {m[1]} ', t)
+    return _wrep.sub(lambda m: f' {TK_WREP} {m[0].count(m[1])} {m[1]} ' if m[1] else m[0], t)
 
 # %% ../nbs/12_text.ipynb #afa30b69
 _entity = re.compile(r'&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[A-Za-z]\w{1,30});')
@@ -76,11 +77,15 @@ _bare = re.compile(r'(?<![\w&])(?:amp|quot|nbsp);|(?<=\w)#(?:39|146);|(?<!&)#(?:
 _wiki_marks = re.compile(r' @([-.,])@ ')
 _line_break = re.compile(r'(?:\\n){2,}|\\n(?![a-z])|(?<=[.!?,;)"\'])\\n')   # not that of \nabla, or of C:\new
 
+def _entity_text(m):
+    "What an entity stands for; one that HTML doesn't know stays."
+    return html.unescape(m[0]) if m[0][1] == '#' else html.entities.html5.get(m[0][1:], m[0])   # unescape would make '&s;' of '&amps;'
+
 def fixup_text(t: str) -> str:
     """Mends what is left of HTML: `&amp;`, `&#39;` and the like become what they stand for, also where the `&` was lost, if they stand alone (`amp;`; but `stamp;` stays) or at a word (`it#39;s`).
 
     Also line breaks and quotes that were written as `\\n` and `\\"`, numbers and words that WikiText has taken apart (`1 @.@ 5`, `well @-@ known`), its `<unk>`, and hard spaces."""
-    if ';' in t: t = _bare.sub(lambda m: html.unescape('&' + m[0]), _entity.sub(lambda m: html.unescape(m[0]), t))
+    if ';' in t: t = _bare.sub(lambda m: html.unescape('&' + m[0]), _entity.sub(_entity_text, t))
     if '@' in t: t = _wiki_marks.sub(r'\1', t)
     if '\\' in t: t = _line_break.sub(lambda m: '\n'*(len(m[0])//2), t.replace('\\"', '"'))
     return t.replace('<unk>', UNK).replace('\xa0', ' ')
@@ -127,7 +132,7 @@ def deal_caps(x: list[str]) -> list[str]:
 
 # %% ../nbs/12_text.ipynb #0afab9f4
 def add_eos_bos(x: list[str]) -> list[str]:
-    "The tokens between `xxbos` and `xxeos`, the marks of a text's begin and end."
+    "The tokens between `xxbos` and `xxeos`, the marks of a text's beginning and end."
     return [BOS, *x, EOS]
 
 default_post_rules = [replace_all_caps, deal_caps, add_eos_bos]
@@ -147,6 +152,7 @@ _words = re.compile(r'\S++|\n++')
 # %% ../nbs/12_text.ipynb #a7c0f21b
 class Corpus:
     "Texts as numbers, one after the other in a flat array: the part that makes one."
+    _folder = None   # where its files are, if it is mapped from there
     def __init__(self, ids, offsets, reverse: bool = False):
         self.ids, self.offsets, self.reverse = np.asarray(ids, dtype=np.int32), np.asarray(offsets, dtype=np.int64), reverse
         o = self.offsets
@@ -169,7 +175,9 @@ class Corpus(Corpus):
         return o[::-1] if self.reverse else o
     def backwards(self) -> 'Corpus':
         "The same texts, each read from its end; nothing is copied."
-        return type(self)(self.ids, self.offsets, not self.reverse)
+        res = type(self)(self.ids, self.offsets, not self.reverse)
+        res._folder = self._folder
+        return res
     @property
     def nbytes(self) -> int:
         "What it takes, in memory or in files."
@@ -260,8 +268,9 @@ def _context(): return multiprocessing.get_context('fork' if sys.platform == 'li
 
 def _only_here(func, context) -> bool:
     "Is `func` made in a notebook, so that a process that starts afresh can't find it?"
-    own = getattr(func, '__self__', func)
-    return context.get_start_method() != 'fork' and getattr(func if own is func else type(own), '__module__', '') == '__main__'
+    if context.get_start_method() == 'fork': return False
+    try: return b'__main__' in pickle.dumps(func)   # it, or something in it
+    except Exception: return True                    # a lambda, for one
 
 # %% ../nbs/12_text.ipynb #59729f3c
 def _in_order(func, items, max_workers):
@@ -280,7 +289,7 @@ def _in_order(func, items, max_workers):
             for o in list((pool._processes or {}).values()): o.terminate()   # nobody waits for the chunks in work
             raise
         except BrokenProcessPool as e:
-            raise RuntimeError(f'one of {max_workers} worker processes died: was the memory full? max_workers=1 does without them') from e
+            raise RuntimeError(f'one of {max_workers} worker processes died: was the memory full? Or is this a script that lacks `if __name__ == "__main__":`? max_workers=1 does without processes') from e
         finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/12_text.ipynb #939f5077
@@ -293,6 +302,7 @@ def _with_bar(results, total, what='', at=None):
             bar = progress_bar(range(total), leave=False)
             bar.comment = what
             bar.update(0)
+            bar.start_t -= time.perf_counter() - start   # its time left is reckoned from the beginning
         if bar is not None: bar.update(at() if at else done)
         yield o
 
@@ -314,7 +324,9 @@ class TokenizeProcessor(Processor):
         self.chunksize, self.max_workers, self.tokenizer = chunksize, max_workers, tokenizer or SpacyTokenizer(lang)
         self.pre_rules = default_pre_rules if pre_rules is None else listify(pre_rules)
         self.post_rules = getattr(self.tokenizer, 'post_rules', default_post_rules) if post_rules is None else listify(post_rules)
-        self._split()
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name in ('tokenizer', 'post_rules') and hasattr(self, 'post_rules'): self._split()   # what was kept for words was made by others
     def _split(self):
         "Which of the rules may be kept for each word, and which not."
         def is_by_word(f): return getattr(f, 'by_word', False)
@@ -343,6 +355,7 @@ class TokenizeProcessor(TokenizeProcessor):
         return _numbered(self.proc1(o) for o in items)
     def chunks(self, items) -> Iterator[tuple]:
         "The results of `proc_chunk` for `items` (a list, or anything that yields texts), one after the other."
+        if isinstance(items, (str, Path)): raise ValueError(f'TokenizeProcessor takes a list of texts, not one, {str(items)!r:.40}: proc1 takes one')
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
         workers, n = max(1, cores if self.max_workers is None else self.max_workers), len(items) if hasattr(items, '__len__') else None
         size = self.chunksize if n is None else max(1, min(self.chunksize, -(-n//(4*workers))))
@@ -463,10 +476,18 @@ def _load_corpus(path: str | Path, mmap: bool = True) -> Corpus:
     path, marker = Path(path), read_marker(path) or {}
     if marker.get('source') != _format: raise DataError(f'{path} is no folder that Corpus.save has written')
     ids, offsets = _load_array(path/'ids.npy', np.int32, mmap and marker['tokens'] > 0), _load_array(path/'offsets.npy', np.int64)
-    try: return Corpus(ids, offsets, marker.get('reverse', False))
+    try: res = Corpus(ids, offsets, marker.get('reverse', False))
     except ValueError as e: raise DataError(f'{path}: its files do not belong together ({e})') from e
+    if isinstance(ids, np.memmap): res._folder = path.absolute()
+    return res
 
-Corpus.load = staticmethod(_load_corpus)
+def _reopened(folder, reverse):
+    res = _load_corpus(folder)
+    return res if res.reverse == reverse else res.backwards()
+
+def _reduce(self): return (type(self), (self.ids, self.offsets, self.reverse)) if self._folder is None else (_reopened, (self._folder, self.reverse))
+
+Corpus.load, Corpus.__reduce__ = staticmethod(_load_corpus), _reduce
 
 # %% ../nbs/12_text.ipynb #ee0685d1
 def _corpus(data) -> Corpus:
@@ -538,12 +559,12 @@ class LMLoader:
             for a in range(0, k*ds.bptt, ds.bptt): yield block[:, a:a+ds.bptt].contiguous(), block[:, a+1:a+1+ds.bptt].contiguous()
 
 # %% ../nbs/12_text.ipynb #43b02f24
-def get_lm_dls(train_ds, valid_ds, bs: int = 64, bptt: int = 70, backwards: bool = False, generator: torch.Generator | None = None, **kw) -> tuple[LMLoader, LMLoader]:
-    "Loaders of windows for both sets, see `LM_PreLoader` (training is shuffled, by `generator`) and `LMLoader` (which gets `kw`); both have `bs` rows. Raises a `ValueError` that says which set has too few tokens."
-    def loader(name, ds, **more):
+def get_lm_dls(train_ds, valid_ds, bs: int = 64, bptt: int = 70, backwards: bool = False, generator: torch.Generator | None = None, valid_bs: int | None = None, **kw) -> tuple[LMLoader, LMLoader]:
+    "Loaders of windows for both sets, see `LM_PreLoader` (training is shuffled, by `generator`) and `LMLoader` (which gets `kw`); both have `bs` rows (validation `valid_bs`, if given, as where it has few tokens). Raises a `ValueError` that says which set has too few tokens."
+    def loader(name, ds, bs, **more):
         try: return LMLoader(LM_PreLoader(ds, bs, bptt, backwards=backwards, **more), **kw)
         except ValueError as e: raise ValueError(f'the {name} set: {e}') from None
-    return loader('training', train_ds, shuffle=True, generator=generator), loader('validation', valid_ds)
+    return loader('training', train_ds, bs, shuffle=True, generator=generator), loader('validation', valid_ds, valid_bs or bs)
 
 # %% ../nbs/12_text.ipynb #e6b1aafc
 def _vocab_of(procs):
@@ -601,7 +622,7 @@ class SortSampler(Sampler):
 
 # %% ../nbs/12_text.ipynb #e826551a
 class SortishSampler(Sampler):
-    """The numbers of all items in random order, but with those of like `key(i)` in the same batch of `bs`: sorted within random lots of 50 batches, which are then shuffled. The batch with the largest is the first, so that a memory that is
+    """The numbers of all items in random order, but with those of like `key(i)` in the same batch of `bs`: sorted within random lots of 50 batches, which are then shuffled. Of the full batches, that with the largest is the first, so that a memory that is
     too small shows at once; and one that isn't full is the last."""
     def __init__(self, data_source, key: Callable, bs: int, generator: torch.Generator | None = None): self.data_source, self.key, self.bs, self.generator = data_source, key, bs, generator
     def __len__(self): return len(self.data_source)
@@ -663,6 +684,7 @@ def join_columns(df: pd.DataFrame, text_cols='text') -> list[str]:
     cols = listify(text_cols)
     if not cols: raise ValueError('join_columns needs the name of a column of text at least')
     if missing := [c for c in cols if c not in df]: raise ValueError(f'no column {", ".join(map(repr, missing))}; the table has {", ".join(map(repr, df.columns))}')
+    if twice := [c for c in cols if df.columns.tolist().count(c) > 1]: raise ValueError(f'the table has more than one column {twice[0]!r}')
     texts = [['' if empty else str(v).removesuffix('.0') if isinstance(v, float) else str(v) for v, empty in zip(df[c].tolist(), df[c].isna())] for c in cols]
     if len(cols) == 1: return texts[0]
     return [' '.join(f'{FLD} {i} {t}' for i, t in enumerate(row, 1)) for row in zip(*texts)]
@@ -761,22 +783,23 @@ def labelled_corpus(texts: Corpus, labels, proc_x=None, proc_y=None) -> LabeledD
 def _chunks_of(table, chunksize, kw):
     "The rows of a DataFrame or a CSV file, `chunksize` at a time; of a file, a bar shows how much of it was read."
     if isinstance(table, pd.DataFrame):
-        yield from _with_bar((table[i:i + chunksize] for i in range(0, len(table), chunksize)), -(-len(table)//chunksize), 'tokenizing')
+        yield from _with_bar((table.iloc[i:i + chunksize] for i in range(0, len(table), chunksize)), -(-len(table)//chunksize), 'tokenizing')
         return
-    plain = isinstance(table, (str, Path)) and Path(table).suffix in ('.csv', '.tsv', '.txt') and Path(table).is_file() and 'compression' not in kw
+    n_rows, plain = 0, isinstance(table, (str, Path)) and Path(table).suffix in ('.csv', '.tsv', '.txt') and Path(table).is_file() and 'compression' not in kw
     try:
         with open(table, 'rb') if plain else nullcontext(table) as f:
             parts = pd.read_csv(f, chunksize=chunksize, **dict(dtype=str, keep_default_na=False, encoding='utf-8-sig') | kw)
             for part in _with_bar(parts, os.stat(table).st_size if plain else None, 'tokenizing', f.tell if plain else None):
                 if 'index_col' not in kw and not isinstance(part.index, pd.RangeIndex): raise DataError(f"{table} can't be read as a table: its rows have more fields than its header")
+                n_rows += len(part)
                 yield part
-    except UnicodeDecodeError as e: raise DataError(f'{table} is not UTF-8 text ({e.reason} at byte {e.start}): encoding= says what else it is') from e
+    except UnicodeDecodeError as e: raise DataError(f'{table} is not UTF-8 text ({e.reason}, byte {e.object[e.start]:#04x}, after row {n_rows:,}): encoding= says what else it is') from e
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise DataError(f"{table} can't be read as a table: {e}") from e
 
 # %% ../nbs/12_text.ipynb #3a16627d
 def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=None, p_valid: float = .1, seed: int = 42, proc_tok: TokenizeProcessor | None = None, proc_num: NumericalizeProcessor | None = None,
                          proc_y: Processor | None = None, chunksize: int = 10_000, folder: str | Path | None = None, known=(), **kw) -> SplitData:
-    """Labelled texts from a DataFrame, or from a CSV file that is read `chunksize` rows at a time (`kw` goes to `pd.read_csv`), so that it may be larger than memory; with a `folder`, the numbers, too, are on the disk only, and stay there (see `load_text_data`, also for `known`).
+    """Labelled texts from a DataFrame, or from a CSV file that is read `chunksize` rows at a time (`kw` goes to `pd.read_csv`), so that it may be larger than memory; with a `folder`, the numbers, too, are on the disk only, and stay there (see `load_text_data`, also for `known`). Meanwhile tokens go to a file beside that folder, or without one, to the system's folder for such.
 
     `text_cols` is a column or several (see `join_columns`). `label_cols` is one of labels, or several of 0 and 1 (one for each label, any number of which may be true), or None. `valid_col` is 1 where a row is for validation; without it, a share `p_valid` is drawn by `seed`. What a file holds is text: its labels are strings, and neither `NA` nor `None` is missing. (`dtype=` and `keep_default_na=` change that.)
     A `ValueError` or a `DataError` names a column that is missing, or whose labels a folder can't hold, or the row that is wrong."""
@@ -784,10 +807,11 @@ def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=
     proc_tok, proc_num = proc_tok or TokenizeProcessor(), proc_num or NumericalizeProcessor()
     if rows.label_cols: proc_y = proc_y or (CategoryProcessor() if len(rows.label_cols) == 1 else MultiCategoryProcessor(rows.label_cols))
     if folder is not None: _about([proc_tok, proc_num], proc_y, known)   # what can't be stored should be known before the work
-    with tempfile.TemporaryDirectory() as room:
+    if beside := None if folder is None else Path(folder).absolute().parent: beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.tokens-', dir=beside) as room:
         with open(Path(room)/'tokens', 'wb') as f: words, counts, lengths = _collect(proc_tok.chunks(iter(rows)), rows, f)
         valid = np.array(rows.valid, bool)
-        if not len(valid) or valid.all() or not valid.any(): raise ValueError(f'{(~valid).sum()} rows for training and {valid.sum()} for validation: both need some')
+        if not len(valid) or valid.all() or not valid.any(): raise ValueError(f'{(~valid).sum()} rows for training and {valid.sum()} for validation: both need some; valid_col or p_valid says which')
         if proc_num.vocab is None: proc_num.vocab = proc_num.make_vocab(Counter(dict(zip(words, counts.tolist()))))
         ids, number = np.memmap(f.name, np.int32, 'r') if lengths.sum() else np.zeros(0, np.int32), np.array(proc_num.numericalize(words), np.int32)
         def new(name, n): return np.empty(n, np.int32) if folder is None or not n else np.lib.format.open_memmap(Path(room)/f'{name}.npy', 'w+', np.int32, (n,))
@@ -839,6 +863,12 @@ def _about(proc_x, proc_y, known) -> dict:
     return dict(tokenizer=by_kind[TokenizeProcessor].settings(known), text_vocab=by_kind[NumericalizeProcessor].vocab,
                 labels=None if proc_y is None else dict(multi=isinstance(proc_y, MultiCategoryProcessor), vocab=proc_y.vocab))
 
+def _whole(labels) -> np.ndarray:
+    "Labels that are numbers, as int64; a `ValueError` if they aren't whole ones."
+    y = np.array(labels)
+    if y.size and y.dtype.kind not in 'iub': raise ValueError(f'save_text_data keeps labels as whole numbers, and {labels[0]!r} is none: for categories, label with a CategoryProcessor')
+    return y.astype(np.int64)
+
 def save_text_data(folder: str | Path, sd: SplitData, known=()) -> Path:
     """Writes labelled texts, as numbers, with all that is needed for new texts, to `folder`, all or nothing: arrays and JSON. `load_text_data` reads it.
 
@@ -848,7 +878,7 @@ def save_text_data(folder: str | Path, sd: SplitData, known=()) -> Path:
         (new/'about.json').write_text(json.dumps(about))   # with ASCII escapes, so that any string can be written
         for name, ld in dict(train=sd.train, valid=sd.valid).items():
             _corpus(ld).save(new/name)
-            np.save(new/f'{name}_labels.npy', np.stack(ld.y.items) if about['labels'] and about['labels']['multi'] else np.array(ld.y.items, np.int64), allow_pickle=False)
+            np.save(new/f'{name}_labels.npy', np.stack(ld.y.items) if about['labels'] and about['labels']['multi'] else _whole(ld.y.items), allow_pickle=False)
     return folder
 
 # %% ../nbs/12_text.ipynb #3bb14362
@@ -880,6 +910,7 @@ class SubwordTokenizer:
         "Learns about `vocab_sz` pieces from `texts` (after their pre-rules); `kw` goes to sentencepiece's trainer. An `ImportError` says what to install, if it is missing."
         try: import sentencepiece as spm
         except ImportError as e: raise ImportError('SubwordTokenizer needs a package that is not installed: pip install sentencepiece') from e
+        if isinstance(texts, (str, Path)): raise ValueError('SubwordTokenizer.train takes many texts, not one')
         out, lines = io.BytesIO(), (line for t in texts for line in t.splitlines() if line.strip())
         args = dict(vocab_size=vocab_sz, hard_vocab_limit=False, max_sentence_length=1 << 20, minloglevel=2, num_threads=1, user_defined_symbols=[*default_spec_tok, FLD])
         spm.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=out, **args | kw)

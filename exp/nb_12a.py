@@ -42,7 +42,7 @@ def dropout_mask(x: Tensor, sz, p: float) -> Tensor:
     if p == 1 or x.device.type != 'cpu': return x.new_empty(sz).bernoulli_(1 - p).div_(1 - p if p < 1 else 1)
     kind, n_bits = (torch.int8, 8) if (p*2**8).is_integer() else (torch.int16, 16)
     bits = torch.empty(-(-n*n_bits//64), dtype=torch.int64).random_(-2**63, None).view(kind)[:n]
-    cut = round(p*2**n_bits)
+    if (cut := round(p*2**n_bits)) == 2**n_bits: return x.new_zeros(sz)
     return torch.ge(bits, cut - 2**(n_bits - 1), out=x.new_empty(n)).mul_(1/(1 - cut/2**n_bits)).view(sz)
 
 # %% ../nbs/12a_awd_lstm.ipynb #f6879e6d

@@ -26,6 +26,7 @@ def read_wiki(path: str | Path) -> list[str]:
     found = [i for i, l in enumerate(lines) if _title.fullmatch(l)]
     if not found: raise DataError(f"{path} has no line such as ' = Title = ': is it in WikiText's format?")
     starts = [i for i in found if not lines[i - 1].strip() and not lines[i + 1].strip()] or found
+    if starts[0] != found[0]: starts = [found[0], *starts]   # nothing is lost before the first that stands alone
     return ['\n'.join(lines[i:j]) for i, j in zip(starts, [*starts[1:], len(lines)])]
 
 # %% ../nbs/12b_lm_pretrain.ipynb #46572329
@@ -69,7 +70,7 @@ class SampledSoftmax(Callback):
 class SampledSoftmax(SampledSoftmax):
     """In training, lets a language model choose among the words that are targets in the batch and `n` random ones, with scores corrected so that the sum in the softmax is right on average: several times faster on a CPU. Validation is exact.
 
-    `counts` `[vocab]` says how often each word comes in training; a word is drawn in proportion to `counts**power`. Training's loss is an estimate, its accuracy that among the candidates.
+    `counts` `[vocab]` says how often each word comes in training; a word is drawn in proportion to `(counts + 1)**power`. Training's loss is an estimate, its accuracy that among the candidates.
     (S. Jean and others, 2015, "On using very large target vocabulary for neural machine translation")"""
     def begin_fit(self):
         try: self.linear = self.run.model[-1].decoder
@@ -87,6 +88,7 @@ class SampledSoftmax(SampledSoftmax):
         return F.linear(x, w, (-self.log_p if bias is None else bias[self.words] - self.log_p).to(w.dtype))
     def after_pred(self): self.give_back()
     def after_cancel_batch(self): self.give_back()
+    def after_cancel_epoch(self): self.give_back()
     def after_fit(self): self.give_back()
     def give_back(self):
         "The decoder's own way to compute."
@@ -100,6 +102,7 @@ def sampled_softmax(data, n: int = 1000) -> SampledSoftmax:
 @torch.no_grad()
 def start_from_counts(model: nn.Module, counts: Tensor):
     "Sets the bias of a language model's decoder to the logarithm of each word's share of `counts` (plus a half), so that it starts as the unigram model."
+    if model[-1].decoder.bias is None: raise ValueError('start_from_counts sets the bias of the decoder, and this one has none')
     model[-1].decoder.bias.copy_(((counts + .5)/(counts + .5).sum()).log())
 
 # %% ../nbs/12b_lm_pretrain.ipynb #2155058e
@@ -122,20 +125,27 @@ class LMLearner(Learner):
         return {k: getattr(self.model[0], k) for k in ('emb_sz', 'n_hid', 'n_layers')}
     def numericalize(self, text: str) -> Tensor:
         "The numbers of the tokens of a text that goes on: from `xxbos`, without `xxeos`. For a model that reads backwards, from the end: `xxeos` comes first, and no `xxbos`."
+        if not any(isinstance(p, TokenizeProcessor) for p in self.data.procs): raise ValueError('this model knows no tokenizer, as its data were made without one, so it cannot take a text apart')
         ids, vocab = compose([text], self.data.procs)[0].tolist(), self.text_vocab
+        if not ids: raise ValueError(f'{text!r} has no token, not even a mark of its beginning, so there is nothing to go on from')
         if self.backwards: ids.reverse()
         return tensor(ids[:-1] if vocab[ids[-1]] in (BOS, EOS) else ids)
 
 # %% ../nbs/12b_lm_pretrain.ipynb #fb3b2608
 lm_dropouts = MappingProxyType(dict(output_p=.1, hidden_p=.15, input_p=.25, embed_p=.02, weight_p=.2))
 
+def _check_lm_data(data):
+    if not getattr(data, 'text_vocab', None): raise ValueError("these data don't know their tokens; make them with lm_databunchify, after a NumericalizeProcessor")
+    if not getattr(data, 'is_lm', True): raise ValueError('these data are for a classifier; lm_databunchify makes some for a language model')
+    if PAD not in data.text_vocab: raise ValueError(f'the vocabulary lacks {PAD}; NumericalizeProcessor makes one that has all marks')
+
 def lm_learner(data: TextDataBunch, emb_sz: int = 400, n_hid: int = 1152, n_layers: int = 3, drop_mult: float = 1., opt_func: Callable = adam_opt(mom=.9, sqr_mom=.99, eps=1e-7), lr: float = 5e-3,
                cuda: bool = True, progress: bool = True, clip: float = 1., α: float = 2., β: float = 1., n_sampled: int | None = None, xtra_cb=None, **kw) -> LMLearner:
     """A learner for an AWD-LSTM on `data`, a language model's, which reports the accuracy by token. Words start with the probability of their frequency.
 
     `drop_mult` multiplies all of `lm_dropouts`, and the penalties `α` and `β` of `RNNTrainer`; gradients are clipped at `clip`; with `n_sampled`, training chooses among so many random words (`SampledSoftmax`). `cuda`: on the default device,
-    the fastest there is; `progress` shows bars. `xtra_cb` are more callbacks, or what makes them when called; `kw` goes to `LMLearner`. Raises a `ValueError` if the data has no vocabulary of tokens."""
-    if not getattr(data, 'text_vocab', None): raise ValueError("lm_learner: these data don't know their tokens; make them with lm_databunchify, after a NumericalizeProcessor")
+    the fastest there is; `progress` shows bars. `xtra_cb` are more callbacks, or what makes them when called; `kw` goes to `LMLearner`. Raises a `ValueError` if the data has no vocabulary of tokens, or is a classifier's."""
+    _check_lm_data(data)
     drops = {k: p*drop_mult for k, p in lm_dropouts.items()}
     model = get_language_model(len(data.text_vocab), emb_sz, n_hid, n_layers, data.text_vocab.index(PAD), **drops)
     cbs = [RNNTrainer(α*drop_mult, β*drop_mult), GradientClipping(clip), AvgStatsCallback(accuracy_flat)]
@@ -148,7 +158,7 @@ def lm_learner(data: TextDataBunch, emb_sz: int = 400, n_hid: int = 1152, n_laye
 
 # %% ../nbs/12b_lm_pretrain.ipynb #7936ca8c
 def _token_losses(self, dl=None) -> Tensor:
-    "`-ln p` of every token that `dl` asks for (default: the validation loader), `[rows, tokens]`, on the CPU. Changes nothing."
+    "`-ln p` of every token that `dl` asks for (default: the validation loader), `[rows, tokens]`, on the CPU. Weights, mode and random numbers stay; the state that the model carries is empty afterwards."
     parts = []
     self._pass(dl, lambda run: parts.append(F.cross_entropy(run.pred, run.yb.flatten(), reduction='none').view_as(run.yb).float().cpu()))
     return torch.cat(parts, 1)
@@ -184,7 +194,7 @@ def sampling_probs(scores: Tensor, temperature: float = 1., top_k: int | None = 
     """Probabilities to draw the next word from, for `scores` `[vocab]`: their softmax at this `temperature` (0: all on the best), of which only the `top_k` largest are kept, and those of `min_p` times the largest at least.
 
     (For min-p: M. Nguyen and others, 2025, "Turning up the heat")"""
-    if not temperature >= 0: raise ValueError(f'temperature must be 0 or more, not {temperature}')
+    if not 0 <= temperature < math.inf: raise ValueError(f'temperature must be a finite number, 0 or more, not {temperature}')
     if top_k is not None and top_k < 1: raise ValueError(f'top_k must be 1 or more, not {top_k}')
     if min_p is not None and not 0 <= min_p <= 1: raise ValueError(f'min_p is a share of the largest probability, from 0 to 1, not {min_p}')
     if temperature == 0: return F.one_hot(scores.argmax(), len(scores)).to(scores.dtype)
@@ -242,6 +252,7 @@ def _save_lm(self, path: str | Path, known=(), settings: dict | None = None) -> 
 
     Raises a `ValueError` for a tokenizer or rules of your own (functions, stored by name), unless they are among `known`."""
     tok = next((p.settings(known) for p in self.data.procs if hasattr(p, 'settings')), None)
+    if self.model[1].decoder.weight is not self.model[0].emb.weight: raise ValueError('save_lm is for models whose decoder shares the weights of the embedding (tie_weights), as lm_learner makes them')
     about = dict(vocab=list(self.text_vocab), sizes=self.sizes, backwards=self.backwards, tokenizer=tok, settings=settings or {})
     kept = {}
     state = {k: kept.setdefault(v.data_ptr(), v.detach().cpu()) for k, v in self.model.state_dict().items()}   # tied weights once
@@ -291,7 +302,8 @@ def load_lm(path: str | Path, data: TextDataBunch | None = None, known=(), **kw)
     about, state = _read_lm(path)
     backwards = bool(about.get('backwards'))
     if data is not None:
-        _check_vocab(path, about['vocab'], list(data.text_vocab or []))
+        _check_lm_data(data)
+        _check_vocab(path, about['vocab'], list(data.text_vocab))
         if data.train_ds.texts.reverse != backwards: raise ValueError(f'{path} has learned to read {"from the end" if backwards else "from the beginning"}, and this data reads the other way: make it with backwards={backwards}')
     else:
         try: toks = [TokenizeProcessor.from_settings(about['tokenizer'], known)] if about.get('tokenizer') else []
@@ -318,7 +330,7 @@ def pretrained_path(name: str | Path, backwards: bool = False) -> Path:
 # %% ../nbs/12b_lm_pretrain.ipynb #78a00642
 def _recipe(path, settings) -> dict:
     recipe = lm_recipe(path)
-    if unknown := settings.keys() - recipe.keys(): raise TypeError(f'pretraining has no setting {", ".join(sorted(unknown))}; there are {", ".join(recipe)}')
+    if unknown := settings.keys() - recipe.keys(): raise TypeError(f'pretraining has no setting {", ".join(sorted(unknown))}; there are {", ".join(recipe)}' + ' (a seed is for pretrain_lm)'*('seed' in unknown))
     return recipe | settings
 
 def pretrain_lm(path: str | Path, dest: str | Path | None = None, backwards: bool = False, progress: bool = True, seed: int = 42, **settings) -> Path:
@@ -342,7 +354,7 @@ def pretrained_lm(path: str | Path, backwards: bool = False, progress: bool = Tr
     if not file.exists(): return pretrain_lm(path, file, backwards, progress, **settings)
     about, _ = _read_lm(file)
     had = about.get('settings', {}) | about['sizes']
-    other = [k for k in had if had[k] != wanted.get(k) and (k in settings or k in about['sizes'])]
-    if other: raise ValueError(f'{file} was trained with {", ".join(f"{k}={had[k]!r}" for k in other)}, and {", ".join(f"{k}={wanted[k]!r}" for k in other)} is wanted: '
+    other = [k for k in (*settings, *(about['sizes'].keys() - settings.keys())) if had.get(k) != wanted[k]]
+    if other: raise ValueError(f'{file} was trained with {", ".join(f"{k}={had[k]!r}" if k in had else f"an unknown {k}" for k in other)}, and {", ".join(f"{k}={wanted[k]!r}" for k in other)} is wanted: '
                                'ask for what is there, train one by pretrain_lm with a dest of its own, or remove the file')
     return file

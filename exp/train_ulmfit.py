@@ -2,19 +2,25 @@
 
 # %% ../nbs/12d_train_ulmfit.ipynb #a0c6d134
 from exp.nb_12c import *
-import argparse, base64, codecs, html, io, shutil
+import argparse, base64, codecs, csv, hashlib, html, io, lzma, shutil, zipfile, zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 # %% ../nbs/12d_train_ulmfit.ipynb #c3eac181
-from exp.train_imagenette import _Parser, _number   # lesson 11's: errors of one line, numbers within limits
+from exp.train_imagenette import _Parser, _amp, _number   # lesson 11's: errors of one line, mixed precision, numbers within limits
 
 # %% ../nbs/12d_train_ulmfit.ipynb #8c1e56c7
 ulmfit_recipe = MappingProxyType(dict(
     valid=.2, max_vocab=60000, min_freq=2,                                     # the texts
     emb_sz=400, n_hid=1152, n_layers=3, bptt=70,                               # the network
     lm_epochs=4, lm_bs=64, lm_lr=4e-3, lm_drop=.5,                             # the language model's training
-    epochs=2, bs=64, lr=1e-2, drop=.5, max_len=20*70, div=2.6))                # the classifier's, and the factor between rates
+    epochs=2, bs=64, lr=1e-2, drop=.5, max_len=20*70))                         # the classifier's
+ulmfit_thaw = MappingProxyType(dict(large=(2.6, .5), small=(1., .8)))         # what rates are divided by from group to group, and multiplied by from step to step
+
+def _thaw_rates(args, n_hid):
+    "`(div, decay)`: those asked for, or those that suit LSTMs of the width `n_hid`."
+    div, decay = ulmfit_thaw['small' if n_hid <= 500 else 'large']
+    return args.div or div, args.decay or decay
 
 # %% ../nbs/12d_train_ulmfit.ipynb #5ae9dae0
 def _encoding(name):
@@ -23,16 +29,22 @@ def _encoding(name):
     except LookupError: raise argparse.ArgumentTypeError(f'{name!r} is no encoding of texts that Python knows') from None
     return name
 
+def _separator(text):
+    "A type for argparse: one character, or `tab`."
+    if len(sign := {'tab': '\t', '\\t': '\t'}.get(text, text)) != 1: raise argparse.ArgumentTypeError(f'{text!r} is not one character, nor the word tab')
+    return sign
+
 def _source_options(add, r):
     add('--data', metavar='FOLDER|FILE',
         help='FOLDER/train/CLASS/*.txt and FOLDER/test/CLASS/*.txt (or valid, val, validation, dev), or FOLDER/CLASS/*.txt, which is split by the seed; '
-        'what is in FOLDER/unsup is for the language model only. Or FILE.csv, a table (default: IMDb)')
+        'what is in FOLDER/unsup is for the language model only. Or FILE.csv, a table, which may be packed, as FILE.csv.gz (default: IMDb)')
     add('--text', nargs='+', default=['text'], metavar='COLUMN', help='the columns of FILE.csv with the text')
     add('--labels', nargs='+', default=['label'], metavar='COLUMN',
         help='the column of FILE.csv with the label (where it is empty, the text is for the language model only); '
         'or several columns of 0 and 1, for texts with any number of labels')
     add('--is-valid', metavar='COLUMN', help='the column of FILE.csv that is 1 or true for the texts to validate with (default: a random share)')
     add('--no-header', action='store_true', help='FILE.csv has no header: columns are called by their numbers, from 0 on, as in --labels 0 --text 1')
+    add('--sep', type=_separator, metavar='SIGN', help='what ends the fields of FILE.csv, such as ";" or tab (default: a comma; in FILE.tsv a tab)')
     add('--encoding', type=_encoding, default='utf-8', metavar='NAME', help='the encoding of all these files, such as latin-1')
     add('--valid', type=_number(float, 0, .9, True), default=r['valid'], metavar='SHARE',
         help='share of the labelled texts for validation, where the data does not say which')
@@ -72,8 +84,10 @@ def _classifier_options(add, r):
     add('--no-gradual', action='store_true', help='thaw all layers at once')
     add('--bs', type=_number(int, 2), default=r['bs'], metavar='N', help='texts a batch')
     add('--lr', type=_number(float, 0, open_low=True), default=r['lr'], metavar='RATE', help='the highest learning rate')
-    add('--div', type=_number(float, 1), default=r['div'], metavar='FACTOR',
-        help='what rates are divided by from each group of layers to the one below, as those of a pretrained language model are; 1 suits small networks')
+    add('--div', type=_number(float, 1), metavar='FACTOR',
+        help='what rates are divided by from each group of layers to the one below, here and where a pretrained language model is fine-tuned (default: 2.6; 1 for LSTMs of a width up to 500)')
+    add('--decay', type=_number(float, 0, 1, True), metavar='FACTOR',
+        help='what rates are multiplied by from each step of the thaw to the next (default: 0.5; 0.8 for LSTMs of a width up to 500)')
     add('--drop', type=_number(float, 0, 2), default=r['drop'], metavar='FACTOR', help='of all dropouts')
     add('--max-len', type=_number(int, 1), default=r['max_len'], metavar='N', help='how many last words of a text the head sees, and gradients go through')
     add('--backward', action='store_true', help='read all texts from their end')
@@ -81,9 +95,12 @@ def _classifier_options(add, r):
 
 def _run_options(add, r):
     add('--out', required=True, metavar='FOLDER', help='where everything goes')
-    add('--resume', action='store_true', help='go on with what is in the folder of --out')
+    add('--resume', action='store_true', help='go on with what is in the folder of --out; what is asked for need not be said again')
+    add('--predict', metavar='FOLDER|FILE',
+        help='train nothing, but let the finished run in the folder of --out label these texts: files of a folder, or rows of a table with the same columns of text; '
+        'predictions.csv there has the labels, and where the true ones are known, it is said how many are right')
     add('--seed', type=_number(int, 0, 2**31), default=42, metavar='N', help='of all random numbers')
-    add('--amp', action='store_true', help='mixed precision')
+    add('--amp', nargs='?', choices=['float16', 'bfloat16'], const=True, default=False, help='mixed precision; without a format, float16 on CUDA and bfloat16 elsewhere')
 
 # %% ../nbs/12d_train_ulmfit.ipynb #f080d620
 def ulmfit_parser() -> argparse.ArgumentParser:
@@ -94,7 +111,7 @@ def ulmfit_parser() -> argparse.ArgumentParser:
                        'and what the stages have made, with which --resume goes on.')
     def adds_to(group):
         def add(*names, help, **kw):
-            shown = '' if kw.get('default') in (None, []) else f' (default: {" ".join(map(str, listify(kw["default"])))})'
+            shown = '' if kw.get('default') in (None, [], False) else f' (default: {" ".join(map(str, listify(kw["default"])))})'
             group.add_argument(*names, help=help + shown, **kw)
         return add
     groups = {'the run': _run_options, 'the texts': _text_options, 'the language model': _lm_options, 'the classifier': _classifier_options}
@@ -124,7 +141,8 @@ def _naming(path, encoding, where=lambda: ''):
     try: yield
     except UnicodeError as e:
         raise DataError(f'{path} is not {codecs.lookup(encoding).name.upper()} text{where()} ({getattr(e, "reason", e)}): --encoding names another one, such as latin-1') from e
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise DataError(f"{path} can't be read as a table: {str(e).strip()}") from e
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ImportError, EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error) as e:   # the last ones of packed files
+        raise DataError(f"{path} can't be read as a table: {str(e).strip()}") from e
 
 def _codec(encoding): return 'utf-8-sig' if codecs.lookup(encoding).name == 'utf-8' else encoding
 
@@ -134,9 +152,11 @@ def _text_in(file, encoding):
 # %% ../nbs/12d_train_ulmfit.ipynb #b996164c
 def _names(folder): return sorted(o.name for o in folder.iterdir() if not o.name.startswith('.'))
 
-def _class_files(folder):
-    "`(class, file)` for all texts in the folders of `folder`, but for those without labels."
-    names = [o for o in _names(folder) if (folder/o).is_dir() and o != 'unsup']
+def _has_folders(folder): return any((folder/o).is_dir() for o in _names(folder))
+
+def _class_files(folder, but=()):
+    "`(class, file)` for all texts in the folders of `folder`, but for those without labels, and those in folders called as in `but`."
+    names = [o for o in _names(folder) if (folder/o).is_dir() and o.lower() != 'unsup' and o not in but]
     if not names: raise DataError(f'{folder} has no folders of texts in it, one for each class')
     return [(f.relative_to(folder).parts[0], f) for f in class_files(folder, '.txt', include=names, what='text', stacklevel=3) if f.parent != folder]
 
@@ -148,13 +168,14 @@ def folder_source(path: str | Path, encoding: str = 'utf-8') -> TextSource:
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f'{path}: there is no such folder or file')
     inside = {o.lower(): path/o for o in _names(path) if (path/o).is_dir()}   # Train, TEST ...
-    parts = {'train': inside['train']} if 'train' in inside else {'': path}
-    if 'train' in parts:
-        parts |= dict([(o, inside[o]) for o in _held_out if o in inside][:1])   # of several, the test set stays untouched
-        if left := [f.name for o, f in inside.items() if o not in ('train', 'unsup', *_held_out)]:
-            warnings.warn(f'{path}: what is beside train in {", ".join(left)} is not used', stacklevel=2)
-    found = [(part != 'train', *o) for part, folder in parts.items() for o in _class_files(folder)]
-    more = [f for folder in (path/'unsup', path/'train'/'unsup') if folder.is_dir() for f in get_files(folder, '.txt', recurse=True)]
+    held_out = [o for o in _held_out if o in inside and _has_folders(inside[o])]   # with texts in it, it is a class
+    if 'train' in inside and _has_folders(inside['train']):
+        parts = {o: inside[o] for o in ['train', *held_out[:1]]}                   # of several, the test set stays untouched
+        left = [f.name for o, f in inside.items() if o not in ('train', 'unsup', *_held_out)]
+    else: parts, left = {'': path}, [inside[o].name for o in held_out]
+    if left: warnings.warn(f'{path}: what is in {", ".join(left)} is not used', stacklevel=2)
+    found = [(part != 'train', *o) for part, folder in parts.items() for o in _class_files(folder, () if part else left)]
+    more = [f for folder in {path, *parts.values()} for o in _names(folder) if o.lower() == 'unsup' for f in get_files(folder/o, '.txt', recurse=True)]
     files = [f for _, _, f in found] + more
     is_valid = [v for v, _, _ in found] + [False]*len(more) if len(parts) == 2 else None
     return TextSource([f.relative_to(path).as_posix() for f in files], [c for _, c, _ in found] + [None]*len(more), is_valid, lambda: (_text_in(f, encoding) for f in files))
@@ -185,10 +206,14 @@ _packed = {'.gz': 'gzip', '.bz2': 'bz2', '.xz': 'xz', '.zst': 'zstd', '.zip': 'z
 class _Csv:
     "A CSV file as text: its columns, which are numbers where there is no header, and its rows, `chunksize` at a time."
     chunksize = 500
-    def __init__(self, path, encoding='utf-8', header=True): self.path, self.encoding, self.header = Path(path), encoding, header
+    def __init__(self, path, encoding='utf-8', header=True, sep=None):
+        self.path, self.encoding, self.header = Path(path), encoding, header
+        kind = next((o for o in map(str.lower, reversed(self.path.suffixes)) if o not in _packed), '')
+        if kind in ('.parquet', '.feather', '.xlsx', '.xls', '.json', '.jsonl'): raise DataError(f'{path}: of tables, only CSV is read, and not {kind}; pandas makes the one of the other')
+        self.sep = sep or ('\t' if kind == '.tsv' else ',')
     def _read(self, file, **kw):
         with _naming(self.path, self.encoding):
-            return pd.read_csv(file, dtype=str, keep_default_na=False, header=0 if self.header else None, encoding=_codec(self.encoding),
+            return pd.read_csv(file, dtype=str, keep_default_na=False, header=0 if self.header else None, encoding=_codec(self.encoding), sep=self.sep,
                                compression=_packed.get(self.path.suffix.lower()), **kw)
     def columns(self) -> list[str]: return [str(o) for o in self._read(self.path, nrows=0 if self.header else 1).columns]
     def chunks(self, columns, what=None):
@@ -214,20 +239,23 @@ def _flags(values, path, column):
     return [known[v] for v in low]
 
 # %% ../nbs/12d_train_ulmfit.ipynb #d4fe1499
-def table_source(path: str | Path, text: list[str], labels: list[str], is_valid: str | None = None, encoding: str = 'utf-8', header: bool = True) -> TextSource:
+def table_source(path: str | Path, text: list[str], labels: list[str], is_valid: str | None = None, encoding: str = 'utf-8', header: bool = True, sep: str | None = None) -> TextSource:
     "The rows of a CSV file, see the command's help. Raises a `DataError` that names the file if a column is missing, or not as it should be."
-    csv, short = _Csv(path, encoding, header), [*labels, *listify(is_valid)]
-    columns = csv.columns()
+    file, short = _Csv(path, encoding, header, sep), [*labels, *listify(is_valid)]
+    columns = file.columns()
+    if twice := [c for some in (text, short) for c in some if some.count(c) > 1]: raise UserError(f'the column {twice[0]!r} is asked for twice')
     if missing := [c for c in [*text, *short] if c not in columns]:
         raise DataError(f'{path} has no column {", ".join(map(repr, missing))}; it has {", ".join(repr(c)[:40] for c in columns)} '
-                        '(--text, --labels and --is-valid say which are meant; --no-header, that the first row is a text)')
-    table = pd.concat(list(csv.chunks(short, 'reading labels')))
+                        '(--text, --labels and --is-valid say which are meant; --no-header, that the first row is a text'
+                        + ''.join(f'; --sep {name}, that fields end with it' for sign, name in ((';', '";"'), ('\t', 'tab'), ('|', '"|"')) if len(columns) == 1 and sign in columns[0]) + ')')
+    table = pd.concat(list(file.chunks(short, 'reading labels')))
     if not len(table): raise DataError(f'{path} has no rows')
-    if len(labels) == 1: found = [v or None for v in table[labels[0]]]
+    if not labels: found = [None]*len(table)
+    elif len(labels) == 1: found = [v or None for v in table[labels[0]]]
     else:
         rows, known = zip(*(_flags(table[c], path, c) for c in labels)), (table[labels] != '').any(axis=1)
         found = [list(map(int, row)) if k else None for row, k in zip(rows, known)]
-    def texts(): return (t for part in csv.chunks(text) for t in join_columns(part, text))
+    def texts(): return (t for part in file.chunks(text) for t in join_columns(part, text))
     names, flags = [f'row {i}' for i in range(1, len(table) + 1)], is_valid and _flags(table[is_valid], path, is_valid)
     return TextSource(names, found, flags, texts, labels if len(labels) > 1 else None, text)
 
@@ -236,7 +264,7 @@ def text_source(args) -> TextSource:
     "The texts of `args.data`: a table, a folder, or without any, IMDb."
     path = Path(args.data) if args.data else untar_data(URLs.IMDB)
     if not path.is_file(): return folder_source(path, args.encoding)
-    return table_source(path, args.text, args.labels, args.is_valid, args.encoding, not args.no_header)
+    return table_source(path, args.text, args.labels, args.is_valid, args.encoding, not args.no_header, args.sep)
 
 # %% ../nbs/12d_train_ulmfit.ipynb #2151bc9f
 def _split(source, share, seed):
@@ -255,10 +283,15 @@ def _split(source, share, seed):
     return train, valid, (~known & ~chosen).nonzero()[0]
 
 # %% ../nbs/12d_train_ulmfit.ipynb #5f9299ac
+def _in_order(labels):
+    "Sorted, and if all are numbers, as numbers: 2 comes before 10."
+    try: return sorted(labels, key=lambda o: (float(o), o))
+    except ValueError: return sorted(labels)
+
 def _targets(source, train, valid):
     "The categories, and all labels as numbers; for texts with any number of labels, as rows of 0 and 1. -1 where there is none."
     if source.multi: return source.vocab, [[-1]*len(source.vocab) if o is None else o for o in source.labels]
-    vocab = sorted({source.labels[i] for i in train})
+    vocab = _in_order({source.labels[i] for i in train})
     number = {v: i for i, v in enumerate(vocab)}
     if len(vocab) < 2: raise UserError(f'all training texts have the label {vocab[0]!r}: two different ones are needed to tell apart')
     if new := [i for i in valid if source.labels[i] not in number]:
@@ -266,6 +299,8 @@ def _targets(source, train, valid):
     return vocab, [number.get(o, -1) for o in source.labels]
 
 # %% ../nbs/12d_train_ulmfit.ipynb #a40b8551
+from exp.nb_12b import _read_lm
+
 def _direction(backwards): return 'backward' if backwards else 'forward'
 
 def _directions(args) -> dict[str, bool]:
@@ -276,7 +311,7 @@ def _lm_files(args) -> list[tuple[Path, str]]:
     "The files that `--pretrained` means, each with how it could be made: a name, which is no path, means one in the cache for each direction."
     files = []
     for o in args.pretrained:
-        if Path(o).exists() or Path(o).name != o or Path(o).suffix in ('.pt', '.pth'): files.append((Path(o), ''))
+        if not Path(o).is_dir() and (Path(o).exists() or Path(o).name != o or Path(o).suffix in ('.pt', '.pth')): files.append((Path(o), ''))
         else:
             for b in _directions(args).values():
                 file = pretrained_path(o, b)
@@ -289,7 +324,7 @@ def _pretrained(args, needed) -> dict[bool, Path]:
     if not args.pretrained or not needed: return {}
     files = _lm_files(args)
     there, gone = [f for f, _ in files if f.exists()], [f'{f}{how}' for f, how in files if not f.exists()]
-    found = {load_lm(file, cuda=False, progress=False).backwards: file for file in there}
+    found = {bool(_read_lm(file)[0].get('backwards')): file for file in there}
     if gone and not {*needed} <= found.keys(): raise UserError(f'--pretrained: there is no file {gone[0]}')
     if not {*needed} <= found.keys() <= {*_directions(args).values()} or len(found) != len(there):
         given = ' and '.join(map(_direction, found))
@@ -297,9 +332,9 @@ def _pretrained(args, needed) -> dict[bool, Path]:
     return found
 
 # %% ../nbs/12d_train_ulmfit.ipynb #ca6eb9e2
-def _pieces(args, source, train, most=100_000):
-    "Cuts words into pieces, which are learned here: from the training texts, or `most` of them, drawn by the seed."
-    wanted = {*np.random.default_rng(args.seed).permutation(train)[:most].tolist()}
+def _pieces(args, source, read, most=100_000):
+    "Cuts words into pieces, which are learned here: from the texts numbered `read`, or `most` of them, drawn by the seed."
+    wanted = {*np.random.default_rng(args.seed).permutation(read)[:most].tolist()}
     texts = _Progress('reading texts to learn pieces from, text', len(source)).over(source.texts(), lambda _: 1)
     print(f'learning {args.subword:,} pieces, which takes a while with many texts', flush=True)
     try: return SubwordTokenizer.train((compose(t, default_pre_rules) for i, t in enumerate(texts) if i in wanted), args.subword)
@@ -307,33 +342,34 @@ def _pieces(args, source, train, most=100_000):
     except RuntimeError as e:
         raise UserError(f'--subword {args.subword}: sentencepiece refuses ({str(e).rpartition("] ")[2].strip() or "is there any text?"})') from e
 
-def _tokenizer(args, source, train):
+def _tokenizer(args, source, read):
     "What cuts texts into tokens: words, pieces that are learned here, or as for the pretrained model."
     kw = dict(max_workers=args.workers if len(source) >= 200 else 1)
-    kw['chunksize'] = max(1, min(500, len(source)//(4*kw['max_workers'])))
     if args.pretrained:
         if args.lang or args.subword: raise UserError("--pretrained brings its tokenizer, so --lang and --subword don't go with it")
         first = next(iter(_pretrained(args, _directions(args).values()).values()))
         known = [p for p in load_lm(first, cuda=False, progress=False).data.procs if isinstance(p, TokenizeProcessor)]
         return TokenizeProcessor.from_settings(known[0].settings(), **kw) if known else TokenizeProcessor(**kw)
-    return TokenizeProcessor(tokenizer=_pieces(args, source, train), **kw) if args.subword else TokenizeProcessor(args.lang or 'en', **kw)
+    return TokenizeProcessor(tokenizer=_pieces(args, source, read), **kw) if args.subword else TokenizeProcessor(args.lang or 'en', **kw)
 
 # %% ../nbs/12d_train_ulmfit.ipynb #56f111d3
-from exp.nb_12 import _collect   # writes tokens to a file, and counts the words
+from exp.nb_12 import BrokenProcessPool, _collect   # the latter writes tokens to a file, and counts the words
 
-def _tokens(tok, source, train, valid, folder):
+def _tokens(tok, source, read, valid, folder):
     """Writes the tokens of all texts to `folder/tokens`, as numbers of words, and the texts numbered `valid` as they are to `folder/valid.jsonl`.
 
-    Gives the words, how often each comes in those numbered `train`, and the tokens as a corpus."""
+    Gives the words, how often each comes in those numbered `read`, and the tokens as a corpus."""
+    usual, tok.chunksize = tok.chunksize, max(1, min(500, len(source)//(4*(tok.max_workers or 1))))   # in small chunks, it can say how far it is
     tok.proc1('a')   # so that workers start with all that is imported, and a language that isn't there shows
-    chosen, others = (np.isin(np.arange(len(source)), o) for o in (valid, train))
+    chosen, counted = (np.isin(np.arange(len(source)), o) for o in (valid, read))
     def texts():
         for t, keep in zip(source.texts(), chosen, strict=True):
             if keep: written.write(json.dumps(t, ensure_ascii=False) + '\n')
             yield t
     with open(folder/'tokens', 'wb') as file, open(folder/'valid.jsonl', 'w', encoding='utf-8', newline='\n') as written:
         parts = _Progress('tokenizing, text', len(source)).over(tok.chunks(texts()), lambda part: len(part[2]))
-        words, counts, lengths = _collect(parts, SimpleNamespace(valid=~others), file)
+        words, counts, lengths = _collect(parts, SimpleNamespace(valid=~counted), file)
+    tok.chunksize = usual
     ids = np.memmap(folder/'tokens', np.int32, 'r') if lengths.any() else ()
     return words, Counter(dict(zip(words, counts.tolist()))), Corpus(ids, np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -351,7 +387,7 @@ def _save_as(path, corpus, which, number):
 class UlmfitTexts:
     """What the first stage makes: all texts as numbers, by the processors `tokens` and `numbers`, in the folder `path`.
 
-    `ids` are the training texts: `n_labelled` with the labels `y`, then those without. `valid` and `y_valid` are for validation, and `names` says where these are from. `vocab` are the categories, and `columns` those of the table that texts are made of, if there is one."""
+    `ids` are the training texts: `n_labelled` with the labels `y`, then those without. `valid` and `y_valid` are for validation, and `names` says where these are from. `vocab` are the categories, and `columns` those of the table that texts are made of, if there is one. Other texts have another `mark`."""
     path: Path
     ids: Corpus
     n_labelled: int
@@ -363,6 +399,7 @@ class UlmfitTexts:
     tokens: TokenizeProcessor
     numbers: NumericalizeProcessor
     columns: list[str]
+    mark: str
     @property
     def multi(self) -> bool: return isinstance(self.y[0], list)
     def written(self, which) -> dict[int, str]:
@@ -382,7 +419,15 @@ def _read_json(path):
 
 def _write_json(path, o, **kw): write_atomic(path, json.dumps(_finite(o), ensure_ascii=False, allow_nan=False, **kw))
 
-_kept = 'n_labelled', 'y', 'y_valid', 'names', 'vocab'
+def _mark(about, *files) -> str:
+    "Some letters that are others if `about`, or what is in one of `files`, is."
+    res = hashlib.blake2b(json.dumps(about).encode(), digest_size=12)
+    for file in files:
+        with open(file, 'rb') as f:
+            for part in iter(partial(f.read, 1 << 20), b''): res.update(part)
+    return res.hexdigest()
+
+_kept = 'n_labelled', 'y', 'y_valid', 'names', 'vocab', 'mark'
 
 # %% ../nbs/12d_train_ulmfit.ipynb #8c604b52
 def load_texts(path: str | Path) -> UlmfitTexts:
@@ -400,12 +445,14 @@ def load_texts(path: str | Path) -> UlmfitTexts:
     raise damaged("its files don't belong together")
 
 # %% ../nbs/12d_train_ulmfit.ipynb #706c3e6d
+def _window(args): return args.bptt if args.lm_epochs else 1   # a language model that isn't trained here needs no long ones
+
 def _check_enough(args, vocab, n_train, n_valid):
     if len(vocab) <= len(default_spec_tok) + 1:
         raise UserError(f'no word comes at least {args.min_freq} times in the training texts; is there any text in them?')
     for what, n in (('to train with', n_train), ('to validate with', n_valid)):
-        if args.lm_epochs and n <= args.bptt:
-            raise UserError(f'the texts {what} have {n} tokens, too few for a language model with --bptt {args.bptt}: a smaller one, or more texts, or --lm-epochs 0')
+        if (args.lm_epochs or args.pretrained) and n <= _window(args):
+            raise UserError(f'the texts {what} have {n} tokens, too few for a language model' + f' with --bptt {args.bptt}: a smaller one, or more texts, or --lm-epochs 0'*bool(args.lm_epochs))
 
 def read_texts(args, path: str | Path) -> UlmfitTexts:
     "Writes all texts of `args.data` (default: IMDb) as numbers to the folder `path`, all or nothing, and loads that. A mistake in the data is an error that names what is wrong."
@@ -418,17 +465,22 @@ def read_texts(args, path: str | Path) -> UlmfitTexts:
     if (steps := -(-len(train)//args.bs)*args.epochs) < 100:
         print(f'few texts: only {steps} steps with all layers thawed; a smaller --bs and more --epochs make more, and with a --pretrained language model fewer are enough', flush=True)
     if default_device().type == 'cpu' and args.n_hid > 500 and not args.pretrained:
-        print('no accelerator here: --emb-sz 200 --n-hid 400 --n-layers 2 --sampled 1000 --div 1 would be many times faster', flush=True)
-    tok, num, others = _tokenizer(args, source, train), NumericalizeProcessor(max_vocab=args.max_vocab, min_freq=args.min_freq), np.concatenate([train, more])
-    with new_folder(path, dict(source='exp ulmfit texts 2')) as folder:
-        words, counts, corpus = _tokens(tok, source, others, valid, folder)
+        print('no accelerator here: --emb-sz 200 --n-hid 400 --n-layers 2 --sampled 1000 would be many times faster', flush=True)
+    read = np.concatenate([train, more])   # all that the language model reads
+    tok, num = _tokenizer(args, source, read), NumericalizeProcessor(max_vocab=args.max_vocab, min_freq=args.min_freq)
+    with new_folder(path, dict(source='exp ulmfit texts 3')) as folder:
+        try: words, counts, corpus = _tokens(tok, source, read, valid, folder)
+        except RuntimeError as e:
+            if isinstance(e.__cause__, BrokenProcessPool): raise UserError('a process that tokenizes has died: was the memory full? --workers 1 does without others') from e
+            raise
         num.vocab = num.make_vocab(counts)
-        _check_enough(args, num.vocab, *(corpus.lengths[part].sum() for part in (others, valid)))
+        _check_enough(args, num.vocab, *(corpus.lengths[part].sum() for part in (read, valid)))
         number = np.array(num.numericalize(words), np.int32)
-        for name, part in dict(train=others, valid=valid).items(): _save_as(folder/name, corpus, part, number)
+        for name, part in dict(train=read, valid=valid).items(): _save_as(folder/name, corpus, part, number)
         (folder/'tokens').unlink()
-        _write_json(folder/'texts.json', dict(n_labelled=len(train), y=[y[i] for i in train], y_valid=[y[i] for i in valid], names=[source.names[i] for i in valid], vocab=vocab, columns=source.columns,
-                                              words=num.vocab, tokens=tok.settings(), written=(folder/'valid.jsonl').stat().st_size))
+        about = dict(n_labelled=len(train), y=[y[i] for i in train], y_valid=[y[i] for i in valid], names=[source.names[i] for i in valid], vocab=vocab, columns=source.columns,
+                     words=num.vocab, tokens=tok.settings(), written=(folder/'valid.jsonl').stat().st_size)
+        _write_json(folder/'texts.json', about | dict(mark=_mark(about, *(folder/name/f'{kind}.npy' for name in ('train', 'valid') for kind in ('ids', 'offsets')))))
     return load_texts(path)
 
 # %% ../nbs/12d_train_ulmfit.ipynb #b3204d9b
@@ -508,9 +560,11 @@ def _part(corpus, most, seed):
 def ulmfit_lm_data(t: UlmfitTexts, args, backwards: bool) -> TextDataBunch:
     "All training texts for a language model, with labels or without; it is validated with texts of the validation set, at most a tenth as many, or 1,000, whichever is more, and never more than 5,000."
     valid = _part(t.valid, min(5000, max(1000, len(t.ids)//10)), args.seed)
-    few = min(t.ids.n_tokens, valid.n_tokens)//(args.bptt + 1)
+    bptt = _window(args)
+    rows, valid_rows = (max(1, min(args.lm_bs, o.n_tokens//(bptt + 1))) for o in (t.ids, valid))   # few texts may not fill them
+    if rows < args.lm_bs: print(f'few texts: the language model reads {rows} rows at a time, not {args.lm_bs}', flush=True)
     sd = SplitData(*(labelled_corpus(o, [0]*len(o), [t.tokens, t.numbers]) for o in (t.ids, valid)))
-    return lm_databunchify(sd, max(1, min(args.lm_bs, few)), args.bptt, backwards=backwards)
+    return lm_databunchify(sd, rows, bptt, backwards=backwards, valid_bs=valid_rows)
 
 # %% ../nbs/12d_train_ulmfit.ipynb #21eb1108
 def ulmfit_clas_data(t: UlmfitTexts, args, backwards: bool) -> TextDataBunch:
@@ -528,12 +582,12 @@ def _kept_lm(folder) -> Path | None:
     return encoder
 
 # %% ../nbs/12d_train_ulmfit.ipynb #8bd6b951
-def _xtra(args): return [Recorder, *[AmpCallback]*args.amp]
+def _xtra(args): return [Recorder, *[lambda: _amp(args.amp)[0]]*bool(args.amp)]
 
-def _lm_stages(args, n_groups):
+def _lm_stages(args, n_groups, n_hid):
     if not args.lm_epochs: return []
     if not args.pretrained: return [Stage(0, args.lm_epochs, [args.lm_lr]*n_groups)]
-    return [Stage(-1, 1, discriminative(args.lm_lr, n_groups)), Stage(0, args.lm_epochs, discriminative(args.lm_lr/2, n_groups, args.div))]
+    return [Stage(-1, 1, discriminative(args.lm_lr, n_groups)), Stage(0, args.lm_epochs, discriminative(args.lm_lr/2, n_groups, _thaw_rates(args, n_hid)[0]))]
 
 def train_lm(t: UlmfitTexts, args, folder: str | Path, backwards: bool) -> Path | None:
     "The language model of the texts, trained as `args` say in `folder`; returns its encoder's file. None, if there is to be no language model."
@@ -546,8 +600,8 @@ def train_lm(t: UlmfitTexts, args, folder: str | Path, backwards: bool) -> Path 
     def make():
         if pretrained: return finetune_learner(data, pretrained, **kw)
         return lm_learner(data, args.emb_sz, args.n_hid, args.n_layers, splitter=lm_splitter, **kw)
-    n = lm_parts(pretrained).sizes['n_layers'] if pretrained else args.n_layers
-    learn, record = train_in_stages(make, _lm_stages(args, n + 1), folder/'lm', args.seed, f'{_direction(backwards)} language model', '--lm-lr')
+    sizes = lm_parts(pretrained).sizes if pretrained else vars(args)
+    learn, record = train_in_stages(make, _lm_stages(args, sizes['n_layers'] + 1, sizes['n_hid']), folder/'lm', args.seed, f'{_direction(backwards)} language model', '--lm-lr')
     known = {*lm_parts(pretrained).vocab} if pretrained else ()
     learn.save_lm(folder/'lm.pth')
     save_encoder(learn, folder/'encoder.pth')
@@ -561,24 +615,33 @@ def _kept_classifier(t, record, model):
     learn = _readable(load_learner, model) if _record_at(record) else None
     if learn is not None and (learn.recipe.numbers.vocab, learn.recipe.labels, learn.recipe.columns) == (t.numbers.vocab, list(map(str, t.vocab)), tuple(t.columns)): return learn
 
+def _classifier_stages(args, encoder):
+    "The thaw; without an encoder that has learned something, all layers at once, and with one rate."
+    if encoder is None: return gradual_stages(args.n_layers + 2, args.lr, args.epochs, gradual=False, div=1.)
+    sizes = encoder_parts(encoder).sizes
+    return gradual_stages(sizes['n_layers'] + 2, args.lr, args.epochs, not args.no_gradual, *_thaw_rates(args, sizes['n_hid']))
+
 def _trained_classifier(t, args, folder, backwards, model, encoder):
     if (learn := _kept_classifier(t, done := folder/'classifier.json', model)) is not None: return learn
     for old in (done, folder/'answers.pt'): old.unlink(missing_ok=True)
     data, sizes = ulmfit_clas_data(t, args, backwards), (args.emb_sz, args.n_hid, args.n_layers)
     def make(): return text_classifier_learner(data, *sizes, encoder, args.drop, args.bptt, args.max_len, lr=args.lr, xtra_cb=_xtra(args), columns=t.columns)
-    n = (encoder_parts(encoder)[2]['n_layers'] if encoder else args.n_layers) + 2
-    learn, record = train_in_stages(make, gradual_stages(n, args.lr, args.epochs, not args.no_gradual, args.div), folder/'classifier', args.seed + 1000,
-                                    f'{_direction(backwards)} classifier', '--lr' + f' (--pretrained {folder/"lm.pth"} --lm-epochs 0 takes the language model along)'*bool(encoder))
+    learn, record = train_in_stages(make, _classifier_stages(args, encoder), folder/'classifier', args.seed + 1000,
+                                    f'{_direction(backwards)} classifier', '--lr' + f' (--pretrained {folder/"lm.pth"} --lm-epochs 0 takes the language model along)'*bool(encoder and not args.ensemble))
     learn.export(model)
     _write_json(done, record)
     shutil.rmtree(folder/'classifier', ignore_errors=True)
     return learn
 
 # %% ../nbs/12d_train_ulmfit.ipynb #97fb0e4f
+def _quietly(func, *args):
+    "`func(*args)`, without a bar of its own, which would stand in the way of another line."
+    with contextlib.redirect_stdout(io.StringIO()): return func(*args)
+
 def _answers(learn, corpus, n=1000):
     "The probabilities for all texts of `corpus`."
     parts = (corpus[i:i + n].backwards() if learn.recipe.backwards else corpus[i:i + n] for i in range(0, len(corpus), n))
-    return torch.cat([*_Progress('asking, text', len(corpus)).over(map(learn.probs, parts), len)])
+    return torch.cat([*_Progress('asking, text', len(corpus)).over((_quietly(learn.probs, part) for part in parts), len)])
 
 def train_classifier(t: UlmfitTexts, args, folder: str | Path, backwards: bool, model: str | Path, encoder: str | Path | None) -> Tensor:
     "The classifier, trained as `args` say in `folder` from `encoder`'s file, and exported as the file `model`. Returns its probabilities for the validation texts."
@@ -595,7 +658,7 @@ def _rows(table: pd.DataFrame) -> list[dict]:
 def _summary(probs, targets, vocab, worst):
     seen = Interpretation(probs, targets, vocab)
     top = seen.top_losses(worst).drop(columns='item').rename_axis('number').reset_index()
-    r = dict(accuracy=seen.accuracy, loss=seen.losses.mean().item(), by_category=_rows(seen.by_category().rename(columns=dict(images='texts'))), worst=top.to_dict('records'))
+    r = dict(accuracy=seen.accuracy, most_frequent=targets.bincount().max().item()/len(targets), loss=seen.losses.mean().item(), by_category=_rows(seen.by_category().rename(columns=dict(images='texts'))), worst=top.to_dict('records'))
     return r | (dict(confusion=seen.confusion().to_numpy().tolist()) if len(vocab) <= 200 else {})   # thousands squared would fill the memory
 
 # %% ../nbs/12d_train_ulmfit.ipynb #6cd26ced
@@ -677,14 +740,17 @@ def _usage(files: list[str], columns=()) -> str:
     return f'from exp.nb_12c import {names}\nlearn = {made}\nprint(learn.predict({text!r}))'
 
 # %% ../nbs/12d_train_ulmfit.ipynb #4cb2c7ff
+def _spread(r): return math.sqrt(r['accuracy']*(1 - r['accuracy'])/r['data']['validation texts'])   # of a share of right answers, by chance
+
 def _in_short(r):
     "The figures on top of the page."
     names = dict(accuracy='accuracy of single answers' if 'f1' in r else 'accuracy', all_labels_right='texts with all labels right', f1='mean F1 of the categories', loss='loss')
-    rows = {name: r[k] for k, name in names.items() if k in r}
+    by_chance = {'its standard error': _spread(r), 'accuracy of the most frequent category, said always': r['most_frequent']} if 'most_frequent' in r else {}
+    rows = {names['accuracy']: r['accuracy']} | by_chance | {name: r[k] for k, name in names.items() if k in r}
     if len(r['accuracies']) > 1: rows |= {f'accuracy of the {d} model alone': v for d, v in r['accuracies'].items()}
     rows |= {f'perplexity of the {d} language model': v for d, v in r['perplexities'].items()} | r['data']
     network = '{emb_sz}, {n_hid} x {n_layers}'.format(**r['network'])
-    return [dict(what=k, value=v) for k, v in (rows | {'numbers a word, width and number of LSTMs': network, 'device': r['device'], 'torch': r['torch']}).items()]
+    return [dict(what=k, value=v) for k, v in (rows | {'network (size of embeddings, width and number of LSTMs)': network, 'device': r['device'], 'torch': r['torch']}).items()]
 
 def _times(r):
     "What each stage has taken."
@@ -704,8 +770,9 @@ def report_page(r: dict, curves: bytes) -> str:
              'Categories': _table(r['by_category']), 'What was taken for what': _confusion_table(r['confusion'], r['categories']) if small else '', 'Worst texts': _worst(r),
              'Settings': _table([dict(setting=f'--{k.replace("_", "-")}', value=' '.join(map(str, listify(v)))) for k, v in r['settings'].items()])}
     body = ''.join(f'<h2>{title}</h2>{part}\n' for title, part in parts.items() if part)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>A classifier of texts</title><style>{_style}</style>'
-    return f'<!doctype html><html lang="en">{head}<h1>A classifier of texts</h1>\n{body}</html>\n'
+    title = html.escape(f'A classifier of texts: {Path(r["settings"]["data"] or "IMDb").name}')
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{_style}</style>'
+    return f'<!doctype html><html lang="en">{head}<h1>{title}</h1>\n{body}</html>\n'
 
 # %% ../nbs/12d_train_ulmfit.ipynb #aa768dab
 def _records(args):
@@ -728,7 +795,7 @@ def _network(args):
 
 def _sizes_of(t, args):
     "How much data it was."
-    sizes = {'training texts': t.n_labelled, 'validation texts': len(t.valid), 'of these read in training, too': _copies(t), 'texts without a label': len(t.ids) - t.n_labelled,
+    sizes = {'training texts': t.n_labelled, 'validation texts': len(t.valid), 'of these also among the training texts': _copies(t), 'texts without a label': len(t.ids) - t.n_labelled,
              'tokens': t.ids.n_tokens + t.valid.n_tokens, 'words in the vocabulary': len(t.numbers.vocab)}
     known = [_read_json(Path(args.out)/d/'lm.json')['known'] for d in _directions(args) if args.pretrained]
     return sizes | ({'of these known to the pretrained model': known[0]} if known else {})
@@ -786,19 +853,59 @@ def write_report(t: UlmfitTexts, args, answers: dict[str, Tensor], models: list[
     _write_json(out/'report.json', r, indent=1)
     return _finite(r)
 
-# %% ../nbs/12d_train_ulmfit.ipynb #0da8735e
-_may_change = 'resume', 'out', 'workers', 'bs', 'lm_bs'   # between a run and its resumption: the last two, where memory was too small
+# %% ../nbs/12d_train_ulmfit.ipynb #8c96a776
+def _new_texts(args, vocab) -> TextSource:
+    "The texts of `args.predict`, with labels where there are some: in a table's columns of these, or as the name of a folder that a file is in."
+    path = Path(args.predict)
+    if not path.exists(): raise FileNotFoundError(f'{path}: there is no such folder or file')
+    if path.is_file():
+        columns = _Csv(path, args.encoding, not args.no_header, args.sep).columns()
+        return table_source(path, args.text, args.labels if {*args.labels} <= {*columns} else [], None, args.encoding, not args.no_header, args.sep)
+    files = get_files(path, '.txt', recurse=True)
+    labels = [next((o for o in f.relative_to(path).parts[:-1] if o in vocab), None) for f in files]
+    return TextSource([f.relative_to(path).as_posix() for f in files], labels, None, lambda: (_text_in(f, args.encoding) for f in files))
 
-def _settings(args, out) -> str | None:
-    "What `args` ask for, as JSON to be kept in the new folder `out`; None if `out` holds a run of just this that may be resumed. Otherwise, a `UserError`."
-    file, now = out/'settings.json', {k: v for k, v in vars(args).items() if k not in _may_change}
-    if not file.exists():
+# %% ../nbs/12d_train_ulmfit.ipynb #dc632192
+def _trained(out):
+    "What the finished run in the folder `out` has trained: a learner, or the ensemble of two."
+    if not (out/'report.json').exists(): raise UserError(f'--predict needs a finished run, and --out {out} has none in it')
+    learners = [load_learner(out/Path(o).name) for o in _read_json(out/'report.json')['models']]
+    return TextEnsemble(learners) if len(learners) > 1 else learners[0]
+
+def predict_texts(args) -> str:
+    """Writes what the finished run in the folder `args.out` says of the texts of `args.predict` to `predictions.csv` there: for each where it is from, its label (or labels, with commas), and the probability of each category.
+
+    Returns how many there are, and how many of those with a label are right."""
+    out, learn = Path(args.out), _trained(Path(args.out))
+    recipe = learn.recipe
+    source, part = _new_texts(args, recipe.labels), out/'.predictions.csv'
+    texts, known, right = iter(_Progress('predicting, text', len(source)).over(source.texts(), lambda _: 1)), 0, 0
+    with open(part, 'w', encoding='utf-8', newline='') as f:
+        write = csv.writer(f).writerow
+        write(['where', 'label', *(f'p({o})' for o in recipe.labels)])
+        said = (o for some in iter(lambda: list(itertools.islice(texts, 1000)), []) for o in _quietly(learn.predict_many, some))
+        for where, true, o in zip(source.names, source.labels, said, strict=True):
+            write([where, ', '.join(listify(o.label)), *(f'{p:.4g}' for p in o.probs.tolist())])
+            if true is None: continue
+            known, right = known + 1, right + (o.label == (true if not recipe.multi else [v for v, on in zip(recipe.labels, true) if on]))
+    os.replace(part, out/'predictions.csv')
+    return f'{len(source):,} texts: {out/"predictions.csv"}' + f'; {right/max(known, 1):.4f} of the {known:,} with a label are right'*bool(known)
+
+# %% ../nbs/12d_train_ulmfit.ipynb #0da8735e
+_may_change = 'workers', 'bs', 'lm_bs'   # between a run and its resumption: the last two, where memory was too small
+
+def _asked(args): return {k: v for k, v in vars(args).items() if k not in ('resume', 'out', 'predict')}
+
+def _is_new(args, out) -> bool:
+    "Is the run in the folder `out` yet to begin? False if there is one of just what `args` ask for, which may be resumed. Otherwise, a `UserError`."
+    if not (file := out/'settings.json').exists():
         if out.exists() and (not out.is_dir() or _names(out)): raise UserError(f'--out {out} holds other files: name a new folder')
-        return json.dumps(now, indent=1)
+        return True
     if not args.resume: raise UserError(f'--out {out} holds a run already: go on with it by --resume, or name another folder')
     before = _read_json(file)
-    if diff := [f'--{k.replace("_", "-")} was {before.get(k)}, not {v}' for k, v in now.items() if before.get(k) != v]:
+    if diff := [f'--{k.replace("_", "-")} was {before.get(k)}, not {v}' for k, v in _asked(args).items() if k not in _may_change and before.get(k) != v]:
         raise UserError(f'--resume goes on with the same settings, but {"; ".join(diff)}')
+    return False
 
 @contextmanager
 def _alone(out):
@@ -816,26 +923,37 @@ def _alone(out):
                 for o in made: o.rmdir()
 
 # %% ../nbs/12d_train_ulmfit.ipynb #7373ff47
-def _first_stage(args, out, settings):
-    "The texts, from the folder `texts` if they are there; for a new run, its `settings` are written."
+def _first_stage(args, out, new):
+    "The texts, from the folder `texts` if they are there. What was asked for is written down."
+    if new and (out/'settings.json').exists(): raise UserError(f'--out {out}: another run has just begun there')
+    _write_json(out/'settings.json', _asked(args), indent=1)
     if (out/'texts'/'texts.json').exists(): return load_texts(out/'texts')
-    if settings and (out/'settings.json').exists(): raise UserError(f'--out {out}: another run has just begun there')
-    if settings: write_atomic(out/'settings.json', settings)
     try: return read_texts(args, out/'texts')
     except BaseException:
-        if settings and not (out/'texts'/'texts.json').exists(): (out/'settings.json').unlink()
+        if new and not (out/'texts'/'texts.json').exists(): (out/'settings.json').unlink()
         raise
 
 # %% ../nbs/12d_train_ulmfit.ipynb #4457c64a
+def _made_of(folder, mark):
+    "The `folder` of a direction; what is in it goes, if it was made of texts that had another `mark`."
+    file = folder/'texts.txt'
+    if folder.exists() and _readable(file.read_text) != mark:
+        print(f'{folder}: the texts are others now, so what was trained on them is trained again', flush=True)
+        shutil.rmtree(folder)
+    if not folder.exists():
+        folder.mkdir()
+        write_atomic(file, mark)
+    return folder
+
 def run_ulmfit(args) -> dict:
     "All that the command does, for parsed `args`; returns what is in `report.json`."
     out = Path(args.out)
-    settings, answers, models = _settings(args, out), {}, []
+    new, answers, models = _is_new(args, out), {}, []
     with _alone(out):
         _pretrained(args, [b for d, b in _directions(args).items() if _kept_lm(out/d) is None])   # what is missing shows at once
-        with _timed(out, 'texts', out/'texts'/'texts.json'): t = _first_stage(args, out, settings)
+        with _timed(out, 'texts', out/'texts'/'texts.json'): t = _first_stage(args, out, new)
         for direction, backwards in _directions(args).items():
-            (folder := out/direction).mkdir(exist_ok=True)
+            folder = _made_of(out/direction, t.mark)
             print(f'{direction} language model', flush=True)
             with _timed(out, f'{direction} language model', folder/'lm.json'): encoder = train_lm(t, args, folder, backwards)
             print(f'{direction} classifier', flush=True)
@@ -844,28 +962,39 @@ def run_ulmfit(args) -> dict:
         return write_report(t, args, answers, models)
 
 # %% ../nbs/12d_train_ulmfit.ipynb #e4fddaa6
-def _result(r, n):
+def _parsed(argv):
+    "The arguments. For a run that is there already, what isn't given is as it was."
+    args = (p := ulmfit_parser()).parse_args(argv)
+    before = _readable(_read_json, Path(args.out)/'settings.json') if args.resume or args.predict else None
+    if not isinstance(before, dict): return args
+    p.set_defaults(**{k: v for k, v in before.items() if k in vars(args)})
+    return p.parse_args(argv)
+
+def _result(r):
     if 'f1' in r: return f'all labels right {r["all_labels_right"]:.4f}, mean F1 {short(r["f1"])}'
-    return f'accuracy {r["accuracy"]:.4f} (± {math.sqrt(r["accuracy"]*(1 - r["accuracy"])/n):.4f})'
+    return f'accuracy {r["accuracy"]:.4f} (± {_spread(r):.4f})'
 
 def ulmfit_main(argv: list[str] | None = None) -> int:
     "Entry point of `python -m exp.train_ulmfit`; returns its exit status: 0, or 2 after a mistake in arguments or data, 130 after Ctrl-C."
-    args = ulmfit_parser().parse_args(argv)
+    args = _parsed(argv)
     try:
         if args.backward and args.ensemble: raise UserError('--ensemble reads in both directions, so --backward has nothing to add')
-        r = run_ulmfit(args)
+        if args.predict: said = predict_texts(args)
+        else:
+            r = run_ulmfit(args)
+            said = f'{_result(r)} on {r["data"]["validation texts"]:,} texts; more in {Path(args.out)/"report.html"}'
     except KeyboardInterrupt:
-        kept = (Path(args.out)/'settings.json').exists()
-        print('interrupted; ' + ('go on with --resume, which begins the last epoch again' if kept else 'nothing was kept'), file=sys.stderr)
+        kept = not args.predict and (Path(args.out)/'settings.json').exists()
+        print('interrupted; ' + (f'--out {args.out} --resume goes on from the last epoch that is done' if kept else 'nothing was kept'), file=sys.stderr)
         return 130
-    except torch.OutOfMemoryError:
-        print('train_ulmfit: not enough memory on the device: go on with --resume and a smaller --bs (for the language model --lm-bs), or begin with a smaller --max-len or network', file=sys.stderr)
+    except RuntimeError as e:
+        if not isinstance(e, torch.OutOfMemoryError) and "can't allocate memory" not in str(e): raise   # a CPU's is an error like others
+        print('train_ulmfit: not enough memory: go on with --resume and a smaller --bs (for the language model --lm-bs), or begin with a smaller --max-len or network', file=sys.stderr)
         return 2
     except (UserError, OSError, ValueError) as e:
         print(f'train_ulmfit: {str(e).partition(chr(10))[0]}', file=sys.stderr)
         return 2
-    n = r['data']['validation texts']
-    print(f'{_result(r, n)} on {n:,} texts; more in {Path(args.out)/"report.html"}')
+    print(said)
     return 0
 
 if __name__ == '__main__' and __spec__ and __spec__.name == 'exp.train_ulmfit': sys.exit(ulmfit_main())

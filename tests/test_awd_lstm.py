@@ -68,6 +68,9 @@ def test_masks_follow_the_seed():
     set_seed(3); b = dropout_mask(torch.zeros(1), (100,), .5)
     assert torch.equal(a, b) and not torch.equal(a, dropout_mask(torch.zeros(1), (100,), .5))
 
+def test_a_mask_of_almost_nothing_is_one_of_zeros():
+    assert not dropout_mask(torch.zeros(1), (1000,), 1 - 1e-9).any()
+
 def test_masks_elsewhere_are_drawn_there():
     assert dropout_mask(torch.zeros(1, device='meta'), (3, 4), .5).device.type == 'meta'
 

@@ -1,6 +1,7 @@
 "Lesson 12's texts where the lesson doesn't look: any text at all, odd files and tables, processes that die, files that are damaged or dangerous."
-import copy, io, json, multiprocessing, os, pickle, random, re, signal, subprocess, sys, time
+import copy, io, json, multiprocessing, os, pickle, random, re, signal, subprocess, sys, tempfile, time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -690,7 +691,7 @@ def bars(monkeypatch):
     import fastprogress.fastprogress as fp
     ticks, bars = iter(range(0, 10**6, 3)), []
     class Bar:
-        def __init__(self, gen, **kw): self.total, self.seen = len(gen), bars.append(self) or []
+        def __init__(self, gen, **kw): self.total, self.start_t, self.seen = len(gen), 0., bars.append(self) or []
         def update(self, n): self.seen.append(n)
     monkeypatch.setattr(fp, 'progress_bar', Bar)
     monkeypatch.setattr(fp, 'IN_NOTEBOOK', True)
@@ -731,6 +732,104 @@ def test_quick_work_has_no_bar(bars, monkeypatch):
     monkeypatch.setattr(nb.time, 'perf_counter', lambda: 0.)
     nb.TokenizeProcessor(max_workers=1, chunksize=1)(['a', 'b'])
     assert not bars
+
+def test_the_time_left_counts_from_the_beginning(monkeypatch):
+    import fastprogress.fastprogress as fp
+    now, said = 100., []
+    def seconds(n):
+        nonlocal now
+        for i in range(n):
+            now += 1
+            yield i
+    class Bar(fp.ProgressBar):
+        def on_update(self, val, text): said.append((val, text))
+    monkeypatch.setattr(fp, 'progress_bar', Bar)
+    monkeypatch.setattr(fp, 'IN_NOTEBOOK', True)
+    for clock in ('perf_counter', 'time'): monkeypatch.setattr(nb.time, clock, lambda: now)
+    assert list(nb._with_bar(seconds(10), 10)) == [*range(10)]
+    assert {val: text for val, text in said if val} == {n: f'{n*10:.2f}% [{n}/10 00:{n:02}<00:{10 - n:02}]' for n in range(3, 11)}
+
+@given(st.from_regex(r'[A-Za-z]\w{1,30}', fullmatch=True))
+def test_an_entity_that_html_does_not_know_stays(name):
+    import html.entities
+    assert nb.fixup_text(f'a &{name}; b') == (f'a &{name}; b' if f'{name};' not in html.entities.html5 else f'a {html.entities.html5[f"{name};"]} b').replace('\xa0', ' ')
+
+@pytest.mark.parametrize('before', ['guitars&amps; drums', 'p = &params;', 'x = &current;', 'cats&notes;'])
+def test_no_part_of_a_name_is_an_entity(before): assert nb.fixup_text(before) == before
+
+@given(st.text('4a, ', max_size=30))
+def test_what_one_rule_has_written_is_no_repeated_word(t):
+    after = nb.replace_wrep(nb.replace_rep(t))
+    def undo(t, mark, joined): return re.sub(rf' {mark} (\d+) (\w+) ', lambda m: joined.join([m[2]]*int(m[1])), t)
+    def words(t): return re.findall(r'\w+', t)
+    assert words(undo(undo(after, nb.TK_WREP, ' '), nb.TK_REP, '')) == words(t)
+
+def own_rule(t): return t.replace('film', 'movie')
+
+@pytest.mark.parametrize('rule', [own_rule, lambda t: own_rule(t)])
+def test_rules_of_a_notebook_where_processes_start_afresh(monkeypatch, rule):
+    monkeypatch.setattr(nb, '_context', lambda: multiprocessing.get_context('spawn'))
+    monkeypatch.setattr(sys.modules['__main__'], 'own_rule', own_rule, raising=False)
+    monkeypatch.setattr(own_rule, '__module__', '__main__')
+    tok = nb.TokenizeProcessor(pre_rules=[rule], max_workers=2)
+    assert tok(['a film']*200)[199] == tok.proc1('a movie')
+    assert nb.parallel(partial(rule), ['film'], 2) == ['movie']
+
+def test_new_rules_hold_for_kept_words():
+    tok = nb.TokenizeProcessor()
+    assert 'xxup' in tok.proc1('GREAT')
+    tok.post_rules = [nb.add_eos_bos]
+    assert tok.proc1('GREAT') == ['xxbos', 'GREAT', 'xxeos'] == pickle.loads(pickle.dumps(tok)).proc1('GREAT')
+    tok.tokenizer = list
+    assert tok.proc1('ab') == ['xxbos', 'a', 'b', 'xxeos']
+
+@pytest.mark.parametrize('text', ['A film', Path('a.txt')])
+def test_one_text_is_no_list(text):
+    with pytest.raises(ValueError, match='list of texts'): nb.TokenizeProcessor()(text)
+    with pytest.raises(ValueError, match='many texts'): nb.SubwordTokenizer.train(text)
+
+def test_labels_that_are_no_whole_numbers_are_not_cut(tmp_path):
+    procs = [nb.TokenizeProcessor(), nb.NumericalizeProcessor(vocab=[*nb.default_spec_tok])]
+    for labels in ([7.5, 3.2], ['a', 'b']):
+        sd = nb.SplitData(*[nb.labelled_corpus(nb.Corpus.from_lists([[1], [2]]), labels, procs)]*2)
+        with pytest.raises(ValueError, match=f'{labels[0]!r} is none'): nb.save_text_data(tmp_path/'data', sd)
+        assert not (tmp_path/'data').exists()
+
+def _first(ds): return ds[0][0].tolist()
+
+@pytest.mark.parametrize('backwards', [False, True])
+def test_a_mapped_corpus_goes_to_processes_as_a_name(tmp_path, backwards):
+    nb.Corpus.from_lists([[3, 4], range(10_000)]).save(tmp_path/'c')
+    corpus = nb.Corpus.load(tmp_path/'c')
+    if backwards: corpus = corpus.backwards()
+    sent = pickle.dumps(corpus)
+    again = pickle.loads(sent)
+    assert len(sent) < 1000 and again.reverse == backwards and isinstance(again.ids.base, np.memmap)
+    assert [o.tolist() for o in again] == [o.tolist() for o in corpus]
+    part = pickle.loads(pickle.dumps(corpus[:1]))
+    assert [o.tolist() for o in part] == [[4, 3] if backwards else [3, 4]]
+    loaded = pickle.loads(pickle.dumps(nb.Corpus.load(tmp_path/'c', mmap=False)))
+    assert loaded.array(0).tolist() == [3, 4] and not isinstance(loaded.ids.base, np.memmap)
+
+def test_a_folders_tokens_are_written_beside_it(tmp_path, monkeypatch):
+    made, real = [], tempfile.TemporaryDirectory
+    monkeypatch.setattr(nb.tempfile, 'TemporaryDirectory', lambda **kw: made.append(kw['dir']) or real(**kw))
+    nb.text_data_from_table(table(), 'body', None, 'is_valid', folder=tmp_path/'new'/'data', **one_process)
+    assert made == [tmp_path/'new'] and [o.name for o in (tmp_path/'new').iterdir()] == ['data']
+
+def test_a_column_that_is_there_twice_is_named():
+    df = pd.DataFrame([['a', 'b', 0]], columns=['text', 'text', 'label'])
+    with pytest.raises(ValueError, match="more than one column 'text'"): nb.TextList.from_df(df)
+
+def test_a_bad_byte_is_found_by_its_row(tmp_path):
+    file = tmp_path/'t.csv'
+    file.write_bytes(b'text,label\n' + b'good,a\n'*40_000 + b'caf\xe9,b\n')
+    with pytest.raises(nb.DataError, match='0xe9, after row (20,000|40,000)'): nb.text_data_from_table(file, chunksize=20_000, **one_process)
+
+def test_a_table_with_an_odd_index_is_taken_by_place():
+    df = pd.DataFrame(dict(text=[f'w{i}' for i in range(9)], label=['a', 'b', 'a']*3, v=[0, 0, 1]*3), index=np.linspace(5., 1., 9))
+    sd = nb.text_data_from_table(df, valid_col='v', chunksize=2, proc_num=nb.NumericalizeProcessor(min_freq=1), **one_process)
+    assert len(sd.train) == 6 and sd.train.proc_x[1].deproc1(sd.train.x[0])[1:-1] == ['w0']
 
 def test_a_folder_without_texts_is_named(tmp_path):
     for name in ('pos/1.txt', 'neg/1.text'):

@@ -913,7 +913,7 @@ def test_folders_by_other_names(tmp_path, train, valid):
 def test_what_lies_unused_beside_train_is_said(tmp_path):
     make_folder(tmp_path/'d'/'train')
     (d := tmp_path/'d').joinpath('more').mkdir()
-    with pytest.warns(UserWarning, match='beside train in more is not used'): tu.folder_source(d)
+    with pytest.warns(UserWarning, match='what is in more is not used'): tu.folder_source(d)
 
 def test_a_text_to_validate_with_needs_a_label(tmp_path, capsys):
     rows = [(f'{k} word{i}', k if i % 5 else '', i > 20) for i, k in enumerate(['neg', 'pos']*15)]
@@ -938,7 +938,7 @@ def test_texts_that_stand_on_both_sides_are_counted(table, tmp_path):
     rows = [('the same words', 'pos'), *[(f'text number {i} is {k}', k) for i, k in enumerate(['neg', 'pos']*12)]]
     rows = [(*r, 0) for r in rows] + [('the same words', 'pos', 1), ('other words', 'neg', 1)]
     r = run(make_csv(tmp_path/'t.csv', rows, ('text', 'label', 'check')), tmp_path/'run', '--is-valid', 'check')
-    assert r['data']['of these read in training, too'] == 1
+    assert r['data']['of these also among the training texts'] == 1
 
 def test_sizes_of_batches_may_change(folder, tmp_path, monkeypatch):
     cut_off(argv(folder, tmp_path/'run'), monkeypatch, 2, 0)
@@ -974,3 +974,204 @@ def test_the_report_has_the_sizes_of_the_network(folder, tmp_path):
     assert r['network'] == {k: r['settings'][k] for k in ('emb_sz', 'n_hid', 'n_layers')}
     r = run(folder, tmp_path/'more', '--pretrained', tmp_path/'run'/'forward'/'lm.pth', '--emb-sz', 99)
     assert r['network']['emb_sz'] != 99 and 'emb_sz' not in r['settings']
+
+# ---- rates, rows, pieces: what suits the size of things
+
+def stages_of(args, out, monkeypatch):
+    seen = stages_seen(monkeypatch, lambda learn, stage: stage)
+    assert tu.ulmfit_main(args) == 0
+    return seen
+
+@pytest.mark.parametrize('width, more, rates', [(8, (), [.01, .008, .0064]), (501, (), [.01, .005, .0025]), (501, ('--decay', .8), [.01, .008, .0064]), (8, ('--decay', .5), [.01, .005, .0025])])
+def test_rates_of_the_thaw_suit_the_width(folder, tmp_path, monkeypatch, width, more, rates):
+    args = argv(folder, tmp_path/'run', '--n-hid', width, '--n-layers', 1, '--emb-sz', 2, '--lm-epochs', 1, *more, settings=SMALL)
+    _, *thaw = stages_of(args, tmp_path/'run', monkeypatch)
+    assert [s.lrs[-1] for s in thaw] == pytest.approx(rates) and [s.freeze_to for s in thaw] == [-1, -2, 0]
+    assert thaw[-1].lrs[-2] == pytest.approx(thaw[-1].lrs[-1]/(1 if width == 8 else 2.6))
+
+def test_without_a_language_model_all_layers_learn_at_once(folder, tmp_path, monkeypatch):
+    stage, = stages_of(argv(folder, tmp_path/'run', '--lm-epochs', 0, '--div', 3, settings=SMALL), tmp_path/'run', monkeypatch)
+    assert stage.freeze_to == 0 and stage.epochs == 1 and stage.lrs == [.01]*4
+
+def test_few_texts_for_validation_leave_the_training_its_rows(tmp_path, capsys):
+    rows = [(f'{w} {w} film', w, 0) for w in ('good', 'bad')]*40 + [('good', 'good', 1), ('bad film film', 'bad', 1)]
+    path = make_csv(tmp_path/'t.csv', rows, ('text', 'label', 'check'))
+    args = tu.ulmfit_parser().parse_args(argv(path, 'x', '--is-valid', 'check', '--lm-bs', 10, '--bptt', 4))
+    t = tu.read_texts(args, tmp_path/'texts')
+    data = tu.ulmfit_lm_data(t, args, False)
+    assert (data.train_dl.batch_size, data.valid_dl.batch_size) == (10, 1) and 'rows at a time' not in capsys.readouterr().out
+    args.lm_bs = 1000
+    assert tu.ulmfit_lm_data(t, args, False).train_dl.batch_size == 80 and 'reads 80 rows at a time, not 1000' in capsys.readouterr().out
+
+def test_pieces_are_learned_from_texts_without_labels_too(tmp_path, monkeypatch):
+    pytest.importorskip('sentencepiece')
+    path, seen = make_csv(tmp_path/'t.csv', [(f'text {i}', 'ab'[i % 2] if i < 10 else '') for i in range(40)]), []
+    def train(texts, n):
+        seen.extend(texts)
+        raise RuntimeError('enough')
+    monkeypatch.setattr(tu.SubwordTokenizer, 'train', train)
+    assert tu.ulmfit_main(argv(path, tmp_path/'run', '--subword', 30)) == 2
+    assert len(seen) == 38 and {f'text {i}' for i in range(10, 40)} < {*seen}
+
+def test_the_size_of_chunks_is_not_kept(folder, tmp_path):
+    t = tu.read_texts(tu.ulmfit_parser().parse_args(argv(folder, 'x')), tmp_path/'texts')
+    assert t.tokens.chunksize == tu.TokenizeProcessor().chunksize
+
+def test_numbers_as_labels_are_in_their_order(tmp_path):
+    path = make_csv(tmp_path/'t.csv', [('text', str(i % 11)) for i in range(110)])
+    t = tu.read_texts(tu.ulmfit_parser().parse_args(argv(path, 'x')), tmp_path/'texts')
+    assert t.vocab == [str(i) for i in range(11)]
+
+def test_a_pretrained_model_as_it_is_takes_short_texts(both, tmp_path):
+    rows = [('a good film', 'good', 0), ('a dull film', 'bad', 0)]*6 + [('good', 'good', 1), ('dull', 'bad', 1)]
+    path = make_csv(tmp_path/'t.csv', rows, ('text', 'label', 'check'))
+    run(path, tmp_path/'run', '--is-valid', 'check', '--pretrained', both[1]/'forward'/'lm.pth', '--lm-epochs', 0)
+    assert tu.ulmfit_main(argv(path, tmp_path/'more', '--is-valid', 'check', '--pretrained', both[1]/'forward'/'lm.pth', '--lm-epochs', 1)) == 2
+    assert not (tmp_path/'more').exists()
+
+@pytest.mark.parametrize('name, dtype', [('bfloat16', torch.bfloat16), (None, None)])
+def test_the_format_of_mixed_precision(name, dtype):
+    args = tu.ulmfit_parser().parse_args(['--out', 'x', '--amp', *([name] if name else [])])
+    recorder, amp = tu._xtra(args)
+    a, b = amp(), amp()
+    assert type(a) is AmpCallback and a.dtype == dtype and a is not b
+
+# ---- a run that goes on
+
+def test_resume_needs_no_other_words(whole, tmp_path, monkeypatch):
+    cut_off(argv(whole[0], out := tmp_path/'cut', **GRADUAL), monkeypatch, 2, 0)
+    assert tu.ulmfit_main(['--out', str(out), '--resume']) == 0
+    same(whole[1], out)
+    assert json.loads((out/'settings.json').read_text()) == json.loads((whole[1]/'settings.json').read_text())
+
+def test_a_smaller_batch_stays_for_the_next_time(folder, tmp_path, monkeypatch):
+    cut_off(argv(folder, out := tmp_path/'run', settings=SMALL), monkeypatch, 2, 0)
+    cut_off(['--out', str(out), '--resume', '--bs', '2'], monkeypatch, 1, 0)
+    seen = stages_seen(monkeypatch, lambda learn, stage: learn.data.train_dl.batch_sampler.batch_size)
+    assert tu.ulmfit_main(['--out', str(out), '--resume']) == 0 and {*seen} == {2}
+
+def test_other_texts_are_trained_on_anew(tmp_path, capsys):
+    path = make_csv(tmp_path/'t.csv', labelled())
+    before = run(path, tmp_path/'run')
+    make_csv(path, [*labelled(), ('a new word', 'neg')])
+    shutil.rmtree(tmp_path/'run'/'texts')
+    capsys.readouterr()
+    after = run(path, tmp_path/'run', '--resume')
+    assert 'the texts are others now' in capsys.readouterr().out and after['data']['training texts'] == before['data']['training texts'] + 1
+    fresh = run(path, tmp_path/'fresh')
+    assert without_times(after) == without_times(fresh)
+
+def test_the_same_texts_made_again_keep_what_was_trained(folder, tmp_path, capsys):
+    run(folder, tmp_path/'run')
+    shutil.rmtree(tmp_path/'run'/'texts')
+    capsys.readouterr()
+    run(folder, tmp_path/'run', '--resume')
+    out = capsys.readouterr().out
+    assert 'others now' not in out and 'stage' not in out
+
+# ---- tables and folders of other kinds
+
+@pytest.mark.parametrize('name, sign, more', [('t.tsv', '\t', ()), ('t.csv', ';', ('--sep', ';')), ('t.csv', '\t', ('--sep', 'tab')), ('t.tsv.gz', '\t', ())])
+def test_signs_between_fields(tmp_path, name, sign, more):
+    text = '\n'.join(sign.join(row) for row in [('text', 'label'), ('one, two', 'a'), ('three', 'b')])
+    (gzip.open if name.endswith('gz') else open)(tmp_path/name, 'wt').write(text)
+    source = tu.text_source(tu.ulmfit_parser().parse_args(argv(tmp_path/name, 'x', *more)))
+    assert list(source.texts()) == ['one, two', 'three'] and source.labels == ['a', 'b']
+
+@pytest.mark.parametrize('sign, name', [(';', '--sep ";"'), ('\t', '--sep tab')])
+def test_another_sign_between_fields_is_guessed(tmp_path, capsys, sign, name):
+    (tmp_path/'t.csv').write_text(f'text{sign}label\na{sign}b\n')
+    assert name in error_of(argv(tmp_path/'t.csv', tmp_path/'run'), capsys)
+
+@pytest.mark.parametrize('name', ['t.parquet', 't.jsonl', 't.XLSX', 't.json.gz'])
+def test_tables_that_are_no_csv_are_named(tmp_path, capsys, name):
+    (tmp_path/name).write_bytes(b'PAR1')
+    assert f'and not .{name.split(".")[1].lower()}' in error_of(argv(tmp_path/name, tmp_path/'run'), capsys)
+
+@pytest.mark.parametrize('name', ['t.csv.zip', 't.csv.gz', 't.csv.bz2', 't.csv.xz'])
+@pytest.mark.parametrize('n', [0, 30])
+def test_packed_tables_that_are_cut_off(tmp_path, capsys, name, n):
+    import pandas as pd
+    pd.DataFrame(labelled(40), columns=['text', 'label']).to_csv(tmp_path/name, index=False)
+    (tmp_path/name).write_bytes((tmp_path/name).read_bytes()[:n and -n])
+    assert name in error_of(argv(tmp_path/name, tmp_path/'run'), capsys)
+
+@pytest.mark.parametrize('more, column', [(('--text', 'text', 'text'), 'text'), (('--labels', 'label', '--is-valid', 'label'), 'label')])
+def test_a_column_that_is_asked_for_twice(table, tmp_path, capsys, more, column):
+    assert f"the column '{column}' is asked for twice" in error_of(argv(table, tmp_path/'run', *more), capsys)
+
+def test_unsup_in_any_spelling_and_place(tmp_path):
+    d = make_folder(tmp_path/'d'/'Train').parent
+    for place in (d/'UNSUP', d/'Train'/'Unsup'):
+        place.mkdir()
+        (place/'1.txt').write_text('a text')
+    source = tu.folder_source(d)
+    assert source.labels.count(None) == 2 and {*source.labels} == {'neg', 'pos', None}
+
+def test_a_class_may_be_called_as_a_part(tmp_path):
+    assert {*tu.folder_source(make_folder(tmp_path/'d', classes=('train', 'bus', 'test'))).labels} == {'train', 'bus', 'test'}
+
+def test_a_test_set_beside_classes_is_left_alone(tmp_path):
+    make_folder(d := tmp_path/'d')
+    make_folder(d/'test')
+    with pytest.warns(UserWarning, match='what is in test is not used'): source = tu.folder_source(d)
+    assert {*source.labels} == {'neg', 'pos'} and len(source) == 16 and source.is_valid is None
+
+# ---- labels for new texts
+
+def predictions(out):
+    with open(out/'predictions.csv', encoding='utf-8', newline='') as f: return list(csv.DictReader(f))
+
+def asked_to_predict(out, data, capsys):
+    capsys.readouterr()
+    assert tu.ulmfit_main(['--out', str(out), '--predict', str(data)]) == 0
+    return capsys.readouterr().out
+
+def test_labels_for_a_folder(both, tmp_path, capsys):
+    out = tmp_path/'moved'
+    shutil.copytree(both[1], out)
+    said = asked_to_predict(out, both[0]/'test', capsys)
+    rows, texts = predictions(out), [(both[0]/'test'/r['where']).read_text() for r in predictions(out)]
+    learn = tu.TextEnsemble([load_learner(out/'model.pth'), load_learner(out/'model_backward.pth')])
+    assert [r['label'] for r in rows] == [o.label for o in learn.predict_many(texts)]
+    assert np.array([[float(r[f'p({c})']) for c in learn.recipe.labels] for r in rows]) == pytest.approx(learn.predict_probs(texts).numpy(), rel=1e-3)
+    right = sum(r['label'] == r['where'].split('/')[0] for r in rows)
+    assert f'{right/len(rows):.4f} of the {len(rows)} with a label are right' in said and done(out)['accuracy'] == pytest.approx(right/len(rows))
+
+def test_labels_for_a_table_without_any(table, tmp_path, capsys):
+    run(table, out := tmp_path/'run')
+    make_csv(tmp_path/'new.csv', [(1, t) for t in texts_of('pos', 5, seed=3)], ('id', 'text'))
+    said = asked_to_predict(out, tmp_path/'new.csv', capsys)
+    learn = load_learner(out/'model.pth')
+    assert 'right' not in said and [r['label'] for r in predictions(out)] == [o.label for o in learn.predict_many(texts_of('pos', 5, seed=3))]
+    assert [r['where'] for r in predictions(out)] == [f'row {i}' for i in range(1, 6)]
+
+def test_labels_of_a_table_of_several_columns(tmp_path, capsys):
+    rows = [(t, 'a title', 0, int('lovely' in t), int('awful' in t)) for t, _ in labelled(10)]
+    path = make_csv(tmp_path/'t.csv', rows, ('body', 'title', 'x', 'good', 'bad'))
+    run(path, out := tmp_path/'run', '--text', 'title', 'body', '--labels', 'good', 'bad')
+    said = asked_to_predict(out, path, capsys)
+    learn, found = load_learner(out/'model.pth'), predictions(out)
+    wanted = [o.label for o in learn.predict_many([dict(title=r[1], body=r[0]) for r in rows])]
+    assert [r['label'] for r in found] == [', '.join(o) for o in wanted]
+    right = sum(o == [n for n, on in (('good', r[3]), ('bad', r[4])) if on] for o, r in zip(wanted, rows))
+    assert f'{right/20:.4f} of the 20 with a label' in said
+
+@pytest.mark.parametrize('what, why', [('gone.csv', 'no such folder or file'), ('empty', 'no file ending in .txt'), ('bad.csv', "no column 'text'")])
+def test_what_cannot_be_predicted(whole, tmp_path, capsys, what, why):
+    (tmp_path/'empty').mkdir()
+    make_csv(tmp_path/'bad.csv', [('a', 'b')], ('body', 'label'))
+    before = {f: f.read_bytes() for f in whole[1].rglob('*') if f.is_file()}
+    assert why in error_of(['--out', whole[1], '--predict', tmp_path/what], capsys)
+    assert {f: f.read_bytes() for f in whole[1].rglob('*') if f.is_file()} == before
+
+def test_only_a_finished_run_predicts(folder, tmp_path, monkeypatch, capsys):
+    cut_off(argv(folder, tmp_path/'run', settings=SMALL), monkeypatch, 1, 0)
+    for out in (tmp_path/'run', tmp_path/'none'): assert 'needs a finished run' in error_of(['--out', out, '--predict', folder], capsys)
+    assert not (tmp_path/'none').exists()
+
+def test_the_page_says_what_guessing_gets(tmp_path):
+    r = run(make_csv(tmp_path/'t.csv', [*labelled(4), *[(t, 'pos') for t in texts_of('pos', 30, 5)]]), tmp_path/'run')
+    page = (tmp_path/'run'/'report.html').read_text()
+    shares = [o['texts'] for o in r['by_category']]
+    assert r['most_frequent'] == pytest.approx(max(shares)/sum(shares)) and 'said always' in page and '<h1>A classifier of texts: t.csv</h1>' in page
