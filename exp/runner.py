@@ -151,6 +151,11 @@ def _shorten(value, names: dict[str, str]):
         return {k: v if k.startswith('image/') else _shorten(v, names) for k, v in value.items()}
     return [_shorten(v, names) for v in value] if isinstance(value, list) else value
 
+def _is_blank(output: dict) -> bool:
+    "Is there nothing to see, as of a progress bar that has gone?"
+    data = output.get('data', {})
+    return 'text/html' in data and not ''.join(data['text/html']).strip() and not data.keys() - {'text/html', 'text/plain'}
+
 def save_outputs(outcome: Outcome) -> None:
     """Write a passed run's outputs back into its notebook, cleaned by nbdev and stamped.
 
@@ -164,7 +169,7 @@ def save_outputs(outcome: Outcome) -> None:
         raise UserError(f'{path} was edited while it ran: its outputs are not saved; run it again')
     names = {str(path.parent.parent): '.', tempfile.gettempdir(): '/tmp', str(Path.home()): '~'}
     for c in nb['cells']:
-        if 'outputs' in c: c['outputs'] = _shorten(c['outputs'], names)
+        if 'outputs' in c: c['outputs'] = _shorten([o for o in c['outputs'] if not _is_blank(o)], names)
     kernel = dict(display_name='python3', language='python', name='python3')
     nb['metadata'] = dict(kernelspec=kernel, exp=make_stamp(nb))
     clean_nb(nb, allowed_metadata_keys=['exp'])

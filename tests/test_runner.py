@@ -122,6 +122,12 @@ def test_windows_line_ends_can_be_saved(project):
     save_outputs(run_notebook(path))
     assert json.loads(path.read_text())['cells'][0]['outputs']
 
+def test_what_shows_nothing_is_not_saved(project):
+    path = project.write('05_x.ipynb', "from IPython.display import HTML, display\nfor o in ('', ' ', '<b>x</b>'): display(HTML(o))\nprint()\n''")
+    save_outputs(run_notebook(path))
+    outputs = json.loads(path.read_text())['cells'][0]['outputs']
+    assert [''.join(o['data']['text/html']) for o in outputs if 'text/html' in o.get('data', {})] == ['<b>x</b>'] and len(outputs) == 3
+
 def test_only_whole_folders_are_shortened():
     assert _shorten(['/course/a.py /course2/b </td>'], {'/course': '.', '/': '~'}) == ['./a.py /course2/b </td>']
 
