@@ -691,7 +691,7 @@ def _plot_record(record, title, loss, acc):
         column = next(c for c in table if c.startswith(f'{what}_accuracy'))
         acc.plot(range(1, len(table) + 1), table[column], 'o-', ms=4, color=colour, label=label)
     acc.set(xlabel='epoch', ylabel='accuracy', xlim=(.8, len(table) + .2))
-    acc.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    acc.xaxis.set_major_locator(plt.MaxNLocator(integer=True, min_n_ticks=1))
     acc.legend()
 
 # %% ../nbs/12d_train_ulmfit.ipynb #41395424
