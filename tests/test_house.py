@@ -83,8 +83,11 @@ def test_training_commands_in_the_readme_parse(readme):
     "And the lines that follow use the model in the folder of --out, by names that are there."
     from exp import nb_11, nb_12c, train_imagenette, train_ulmfit
     kinds = dict(train_imagenette=(train_imagenette.train_parser, nb_11.ImageLearner), train_ulmfit=(train_ulmfit.ulmfit_parser, nb_12c.TextLearner))
+    every = re.findall(r'^python -m exp\.(\w+) (.*?)(?:  +#.*)?$', readme, re.M)
+    assert len(every) == readme.count('python -m exp.')
+    for module, options in every: kinds[module][0]().parse_args(shlex.split(options))
     commands = re.findall(r'```bash\npython -m exp\.(\w+) (.*?)\n```.*?```text\n(>>> .*?)```', readme, re.S)
-    assert {o for o, *_ in commands} == kinds.keys() and len(commands) == readme.count('python -m exp.')
+    assert [o for o, *_ in commands] == [*kinds]
     for module, options, lines in commands:
         parser, learner = kinds[module]
         args = parser().parse_args(shlex.split(options))
