@@ -892,11 +892,14 @@ def test_the_command_fails_with_status_2(root, tmp_path):
 def test_the_readmes_lines_about_texts(root, tmp_path, monkeypatch):
     "Its command, on a table such as it names and with small sizes; then its lines that use the model."
     section = (root/'README.md').read_text(encoding='utf-8').partition('### Training on your own texts')[2].partition('\n## ')[0]
-    options, = re.findall(r'^python -m exp.train_ulmfit (.*)$', section, re.M)
+    options, predict = re.findall(r'^python -m exp.train_ulmfit (.*?)(?:  +#.*)?$', section, re.M)
     args = tu.ulmfit_parser().parse_args(shlex.split(options))
     monkeypatch.chdir(tmp_path)
     make_csv(tmp_path/args.data, [(*[t]*len(args.text), *[k]*len(args.labels)) for t, k in labelled()], [*args.text, *args.labels])
     assert tu.ulmfit_main([*shlex.split(options), *map(str, FAST)]) == 0 and f'{args.out}/report.html' in section and (tmp_path/args.out/'report.html').exists()
+    new = tu.ulmfit_parser().parse_args(shlex.split(predict)).predict
+    make_csv(tmp_path/new, [[t]*len(args.text) for t, _ in labelled(2)], args.text)
+    assert tu.ulmfit_main(shlex.split(predict)) == 0 and f'{args.out}/predictions.csv' in section and len(predictions(tmp_path/args.out)) == 4
     *lines, last = re.findall(r'^>>> (.*)$', section, re.M)
     exec('\n'.join(lines), names := {})
     assert eval(last, names) in ('neg', 'pos')
