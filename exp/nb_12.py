@@ -293,7 +293,7 @@ def _in_order(func, items, max_workers):
         finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/12_text.ipynb #939f5077
-def _with_bar(results, total, what='', at=None):
+def with_bar(results, total, what='', at=None):
     "Yields the same results, and shows a progress bar where one can be seen, once it has taken two seconds; `at` says how much of `total` is done, where that isn't the number of results."
     from fastprogress.fastprogress import IN_NOTEBOOK, progress_bar
     visible, start, bar = total is not None and (IN_NOTEBOOK or sys.stdout.isatty()), time.perf_counter(), None
@@ -310,7 +310,7 @@ def parallel(func: Callable, arr, max_workers: int = 4) -> list:
     """`func` of each item of `arr`, in the order of `arr`, done by `max_workers` processes (below 2: by this one). Shows a progress bar.
 
     An error in a worker is raised here. On Linux `func` may be anything; elsewhere it has to be found by name in a module, and what is made in a notebook is done by this process."""
-    return list(_with_bar(_in_order(func, arr, max_workers), len(arr) if hasattr(arr, '__len__') else None))
+    return list(with_bar(_in_order(func, arr, max_workers), len(arr) if hasattr(arr, '__len__') else None))
 
 # %% ../nbs/12_text.ipynb #059d8060
 def _checked_text(o, which='a text'):
@@ -362,7 +362,7 @@ class TokenizeProcessor(TokenizeProcessor):
         if n is not None and n < 200: workers = 1   # not worth a process
         if n: self.proc1('a')                       # so that processes start with all that is imported
         it = (_checked_text(o, f'text {i}') for i, o in enumerate(items))
-        return _with_bar(_in_order(self.proc_chunk, iter(lambda: list(itertools.islice(it, size)), []), workers), None if n is None else -(-n//size), 'tokenizing')
+        return with_bar(_in_order(self.proc_chunk, iter(lambda: list(itertools.islice(it, size)), []), workers), None if n is None else -(-n//size), 'tokenizing')
     def __call__(self, items) -> TokenLists: return TokenLists.join(self.chunks(items))
     def __getstate__(self): return {k: v for k, v in vars(self).items() if k not in ('_inner', '_outer', '_kept')}
     def __setstate__(self, state):
@@ -783,13 +783,13 @@ def labelled_corpus(texts: Corpus, labels, proc_x=None, proc_y=None) -> LabeledD
 def _chunks_of(table, chunksize, kw):
     "The rows of a DataFrame or a CSV file, `chunksize` at a time; of a file, a bar shows how much of it was read."
     if isinstance(table, pd.DataFrame):
-        yield from _with_bar((table.iloc[i:i + chunksize] for i in range(0, len(table), chunksize)), -(-len(table)//chunksize), 'tokenizing')
+        yield from with_bar((table.iloc[i:i + chunksize] for i in range(0, len(table), chunksize)), -(-len(table)//chunksize), 'tokenizing')
         return
     n_rows, plain = 0, isinstance(table, (str, Path)) and Path(table).suffix in ('.csv', '.tsv', '.txt') and Path(table).is_file() and 'compression' not in kw
     try:
         with open(table, 'rb') if plain else nullcontext(table) as f:
             parts = pd.read_csv(f, chunksize=chunksize, **dict(dtype=str, keep_default_na=False, encoding='utf-8-sig') | kw)
-            for part in _with_bar(parts, os.stat(table).st_size if plain else None, 'tokenizing', f.tell if plain else None):
+            for part in with_bar(parts, os.stat(table).st_size if plain else None, 'tokenizing', f.tell if plain else None):
                 if 'index_col' not in kw and not isinstance(part.index, pd.RangeIndex): raise DataError(f"{table} can't be read as a table: its rows have more fields than its header")
                 n_rows += len(part)
                 yield part

@@ -4,7 +4,6 @@
 
 # %% ../nbs/12c_ulmfit.ipynb #79dbcedb
 from exp.nb_12b import *
-from exp.nb_12 import _with_bar   # a progress bar, once something takes two seconds
 import dataclasses
 from collections.abc import Mapping
 _load_image_learner = load_learner   # lesson 11's
@@ -306,7 +305,7 @@ class TextLearner(Learner):
             xb, _ = pad_collate([(ids[i], 0) for i in some], self.model[0].pad_idx)
             return self.model(xb.to(device))[0].float().cpu()
         batches = (order[at:at + bs] for at in range(0, len(order), bs))
-        with _evaluating(self.model): parts = [torch.zeros(0, len(self.vocab)), *_with_bar(map(outputs, batches), int(ids.lengths.sum()), 'predicting', lambda: read)]
+        with _evaluating(self.model): parts = [torch.zeros(0, len(self.vocab)), *with_bar(map(outputs, batches), int(ids.lengths.sum()), 'predicting', lambda: read)]
         return torch.cat(parts)[torch.from_numpy(order).argsort()]
 
 # %% ../nbs/12c_ulmfit.ipynb #ea56c2b9

@@ -746,7 +746,7 @@ def test_the_time_left_counts_from_the_beginning(monkeypatch):
     monkeypatch.setattr(fp, 'progress_bar', Bar)
     monkeypatch.setattr(fp, 'IN_NOTEBOOK', True)
     for clock in ('perf_counter', 'time'): monkeypatch.setattr(nb.time, clock, lambda: now)
-    assert list(nb._with_bar(seconds(10), 10)) == [*range(10)]
+    assert list(nb.with_bar(seconds(10), 10)) == [*range(10)]
     assert {val: text for val, text in said if val} == {n: f'{n*10:.2f}% [{n}/10 00:{n:02}<00:{10 - n:02}]' for n in range(3, 11)}
 
 @given(st.from_regex(r'[A-Za-z]\w{1,30}', fullmatch=True))
