@@ -238,7 +238,8 @@ def interrupted(request, root, tmp_path_factory):
     (log := folder/'log').touch()
     def texts_of(): return Counter(log.read_text().split())
     with open(folder/'said', 'w') as said:
-        p = subprocess.Popen([sys.executable, '-c', slowly, log, str(request.param)], cwd=root, stdout=said, stderr=said, start_new_session=True)
+        p = subprocess.Popen([sys.executable, '-c', slowly, log, str(request.param)], cwd=root, stdout=said, stderr=said, start_new_session=True,
+                             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))   # a shell that starts the tests in the background ignores Ctrl-C, and so would its children
     try:
         while p.poll() is None and sum(n > 5 for pid, n in texts_of().items() if pid != str(p.pid)) < 2: time.sleep(.05)
         os.killpg(p.pid, signal.SIGINT)
