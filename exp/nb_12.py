@@ -4,7 +4,7 @@
 
 # %% ../nbs/12_text.ipynb #d4064422
 from exp.nb_11b import *
-import base64, html, io, multiprocessing, pickle
+import base64, html, io, multiprocessing.connection, pickle, threading
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -171,6 +171,7 @@ class Corpus(Corpus):
     def __repr__(self): return f'Corpus ({len(self):,} texts, {self.n_tokens:,} tokens{", backwards"*self.reverse})'
     def array(self, i: int) -> np.ndarray:
         "The numbers of text `i`, a view of the array."
+        i = range(len(self))[i]   # -1 is the last
         o = self.ids[self.offsets[i]:self.offsets[i+1]]
         return o[::-1] if self.reverse else o
     def backwards(self) -> 'Corpus':
@@ -202,7 +203,7 @@ class Corpus(Corpus):
             if idx.step in (None, 1): return self._run(*idx.indices(len(self))[:2])
             idx = range(len(self))[idx]
         idx = np.asarray(idx)
-        if idx.ndim == 0: return torch.from_numpy(self.array(range(len(self))[idx.item()]).astype(np.int64))
+        if idx.ndim == 0: return torch.from_numpy(self.array(idx.item()).astype(np.int64))
         return self._chosen(np.arange(len(self))[idx if idx.size else idx.astype(int)])
     def _run(self, a, b):
         o = self.offsets[a:max(a, b)+1]
@@ -253,8 +254,13 @@ class _Work:
     "What a worker process calls; only set in such a process."
     func = None
 
+def _end_with(parent):
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
 def _start(func):
     signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is the main process's, which ends its workers
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()   # when that is killed, it can't end this one
     _Work.func = func
 
 def _do(item):
@@ -322,10 +328,10 @@ class TokenizeProcessor(Processor):
     "Texts, or files of such, to lists of tokens; one at a time."
     def __init__(self, lang: str = 'en', chunksize: int = 2000, pre_rules=None, post_rules=None, max_workers: int | None = None, tokenizer: Callable | None = None):
         self.chunksize, self.max_workers, self.tokenizer = chunksize, max_workers, tokenizer or SpacyTokenizer(lang)
-        self.pre_rules = default_pre_rules if pre_rules is None else listify(pre_rules)
-        self.post_rules = getattr(self.tokenizer, 'post_rules', default_post_rules) if post_rules is None else listify(post_rules)
+        self.pre_rules = default_pre_rules if pre_rules is None else pre_rules
+        self.post_rules = getattr(self.tokenizer, 'post_rules', default_post_rules) if post_rules is None else post_rules
     def __setattr__(self, name, value):
-        super().__setattr__(name, value)
+        super().__setattr__(name, tuple(listify(value)) if name in ('pre_rules', 'post_rules') else value)   # other rules are assigned, not appended: the defaults are everybody's
         if name in ('tokenizer', 'post_rules') and hasattr(self, 'post_rules'): self._split()   # what was kept for words was made by others
     def _split(self):
         "Which of the rules may be kept for each word, and which not."
@@ -347,7 +353,7 @@ class TokenizeProcessor(Processor):
 
 # %% ../nbs/12_text.ipynb #32907542
 class TokenizeProcessor(TokenizeProcessor):
-    """Texts, or files of such, to `TokenLists`: `pre_rules` change the text, `tokenizer` takes it apart (by default `SpacyTokenizer(lang)`), `post_rules` change the list of tokens.
+    """Texts, or files of such, to `TokenLists`: `pre_rules` change the text, `tokenizer` takes it apart (by default `SpacyTokenizer(lang)`), `post_rules` change the list of tokens. Rules are tuples: assign others to change them.
 
     Works in chunks of at most `chunksize` texts, shared among `max_workers` processes (default: one a core); the results don't depend on either. A tokenizer is a function from a text to a list of strings."""
     def proc_chunk(self, items) -> tuple:
@@ -385,11 +391,11 @@ class NumericalizeProcessor(Processor):
     def vocab(self) -> list[str] | None: return self._vocab
     @vocab.setter
     def vocab(self, vocab):
-        self._vocab = None if vocab is None else list(vocab)
-        self.otoi = {o: i for i, o in enumerate(vocab or [])}
-        if vocab is None: return
-        if len(self.otoi) != len(vocab): raise ValueError(f'the vocabulary has {next(o for o, n in Counter(vocab).items() if n > 1)!r} twice')
-        if UNK not in self.otoi: raise ValueError(f'the vocabulary lacks {UNK}, which stands for all unknown words')
+        words = None if vocab is None else list(vocab)
+        otoi = {o: i for i, o in enumerate(words or [])}
+        if words is not None and len(otoi) != len(words): raise ValueError(f'the vocabulary has {next(o for o, n in Counter(words).items() if n > 1)!r} twice')
+        if words is not None and UNK not in otoi: raise ValueError(f'the vocabulary lacks {UNK}, which stands for all unknown words')
+        self._vocab, self.otoi = words, otoi
     def make_vocab(self, counts: Counter) -> list[str]:
         "The vocabulary for texts with these words."
         special = [*default_spec_tok, FLD]

@@ -42,6 +42,8 @@ def _text_in(file, encoding):
 # %% ../nbs/12d_train_ulmfit.ipynb #b996164c
 def _names(folder): return sorted(o.name for o in folder.iterdir() if not o.name.startswith('.'))
 
+def _printable(name): return os.fsencode(name).decode('utf-8', 'backslashreplace')   # archives from elsewhere may have names that aren't UTF-8
+
 def _has_folders(folder): return any((folder/o).is_dir() for o in _names(folder))
 
 def _class_files(folder, but=()):
@@ -67,10 +69,10 @@ def folder_source(path: str | Path, encoding: str = 'utf-8') -> TextSource:
     else: parts, left = {'': path}, [inside[o].name for o in held_out]
     if left: warnings.warn(f'{path}: what is in {", ".join(left)} is not used', stacklevel=2)
     found = [(part != 'train', *o) for part, folder in parts.items() for o in _class_files(folder, () if part else left)]
-    more = [f for folder in {path, *parts.values()} for o in _names(folder) if o.lower() == 'unsup' for f in get_files(folder/o, '.txt', recurse=True)]
+    more = [f for folder in dict.fromkeys([path, *parts.values()]) for o in _names(folder) if o.lower() == 'unsup' for f in get_files(folder/o, '.txt', recurse=True)]
     files = [f for _, _, f in found] + more
     is_valid = [v for v, _, _ in found] + [False]*len(more) if len(parts) == 2 else None
-    return TextSource([f.relative_to(path).as_posix() for f in files], [c for _, c, _ in found] + [None]*len(more), is_valid, lambda: (_text_in(f, encoding) for f in files))
+    return TextSource([_printable(f.relative_to(path).as_posix()) for f in files], [_printable(c) for _, c, _ in found] + [None]*len(more), is_valid, lambda: (_text_in(f, encoding) for f in files))
 
 # %% ../nbs/12d_train_ulmfit.ipynb #c0dd6dbd
 class _Progress(LineView):

@@ -2,7 +2,7 @@
 
 # %% ../nbs/12d_train_ulmfit.ipynb #c3eac181
 from exp.nb_12d import *
-from exp.nb_12d import _Csv, _Progress, _names, _text_in   # what stands above
+from exp.nb_12d import _Csv, _Progress, _names, _printable, _text_in   # what stands above
 import argparse, base64, csv, hashlib, html, io, shutil
 from exp.train_imagenette import _Parser, _amp, _number   # lesson 11's: errors of one line, mixed precision, numbers within limits
 
@@ -175,8 +175,10 @@ def _lm_files(args) -> list[tuple[Path, str]]:
     return files
 
 # %% ../nbs/12d_train_ulmfit.ipynb #8b81b40f
+def _cuts(file): return {k: v for k, v in (_read_lm(file)[0].get('tokenizer') or {}).items() if k != 'chunksize'}
+
 def _pretrained(args, needed) -> dict[bool, Path]:
-    "The pretrained models, by whether they read backwards. A `UserError` if one is missing that is `needed`, or they are not as many, or not in the directions, as are asked for."
+    "The pretrained models, by whether they read backwards. A `UserError` if one is missing that is `needed`, they are not as many, or not in the directions, as are asked for, or their tokenizers differ."
     if not args.pretrained or not needed: return {}
     files = _lm_files(args)
     there, gone = [f for f, _ in files if f.exists()], [f'{f}{how}' for f, how in files if not f.exists()]
@@ -185,6 +187,8 @@ def _pretrained(args, needed) -> dict[bool, Path]:
     if not {*needed} <= found.keys() <= {*_directions(args).values()} or len(found) != len(there):
         given = ' and '.join(map(_direction, found))
         raise UserError(f'--pretrained takes a model for each direction that is read in, here {" and ".join(_directions(args))}; given: {given}')
+    if len({json.dumps(_cuts(file), sort_keys=True) for file in found.values()}) > 1:
+        raise UserError(f'--pretrained: {" and ".join(map(str, found.values()))} cut texts into tokens in different ways, and here they read the same tokens')
     return found
 
 # %% ../nbs/12d_train_ulmfit.ipynb #ca6eb9e2
@@ -210,6 +214,14 @@ def _tokenizer(args, source, read):
 
 # %% ../nbs/12d_train_ulmfit.ipynb #56f111d3
 from exp.nb_12 import BrokenProcessPool, _collect   # the latter writes tokens to a file, and counts the words
+
+@contextmanager
+def _workers():
+    "A `UserError` if one of the processes that tokenize in this block dies."
+    try: yield
+    except RuntimeError as e:
+        if isinstance(e.__cause__, BrokenProcessPool): raise UserError('a process that tokenizes has died: was the memory full? --workers 1 does without others') from e
+        raise
 
 def _tokens(tok, source, read, valid, folder):
     """Writes the tokens of all texts to `folder/tokens`, as numbers of words, and the texts numbered `valid` as they are to `folder/valid.jsonl`.
@@ -325,10 +337,7 @@ def read_texts(args, path: str | Path) -> UlmfitTexts:
     read = np.concatenate([train, more])   # all that the language model reads
     tok, num = _tokenizer(args, source, read), NumericalizeProcessor(max_vocab=args.max_vocab, min_freq=args.min_freq)
     with new_folder(path, dict(source='exp ulmfit texts 3')) as folder:
-        try: words, counts, corpus = _tokens(tok, source, read, valid, folder)
-        except RuntimeError as e:
-            if isinstance(e.__cause__, BrokenProcessPool): raise UserError('a process that tokenizes has died: was the memory full? --workers 1 does without others') from e
-            raise
+        with _workers(): words, counts, corpus = _tokens(tok, source, read, valid, folder)
         num.vocab = num.make_vocab(counts)
         _check_enough(args, num.vocab, *(corpus.lengths[part].sum() for part in (read, valid)))
         number = np.array(num.numericalize(words), np.int32)
@@ -406,6 +415,7 @@ def train_in_stages(make: Callable[[], Learner], stages: list[Stage], folder: st
         set_seed(seed)
         learn = make()
         if stages: learn.load(newest_checkpoint(folder/f'stage_{len(stages)}'), only_model=True)
+        learn.model.to(default_device())   # a fit would have moved it
     return learn, _joined_record([_read_json(o) for o in records])
 
 # %% ../nbs/12d_train_ulmfit.ipynb #31c52b9a
@@ -718,25 +728,27 @@ def _new_texts(args, vocab) -> TextSource:
         columns = _Csv(path, args.encoding, not args.no_header, args.sep).columns()
         return table_source(path, args.text, args.labels if {*args.labels} <= {*columns} else [], None, args.encoding, not args.no_header, args.sep)
     files = get_files(path, '.txt', recurse=True)
-    labels = [next((o for o in f.relative_to(path).parts[:-1] if o in vocab), None) for f in files]
-    return TextSource([f.relative_to(path).as_posix() for f in files], labels, None, lambda: (_text_in(f, args.encoding) for f in files))
+    where = [_printable(f.relative_to(path).as_posix()) for f in files]
+    labels = [next((o for o in w.split('/')[:-1] if o in vocab), None) for w in where]
+    return TextSource(where, labels, None, lambda: (_text_in(f, args.encoding) for f in files))
 
 # %% ../nbs/12d_train_ulmfit.ipynb #dc632192
-def _trained(out):
-    "What the finished run in the folder `out` has trained: a learner, or the ensemble of two."
+def _trained(out, workers):
+    "What the finished run in the folder `out` has trained: a learner, or the ensemble of two. They tokenize with `workers` processes."
     if not (out/'report.json').exists(): raise UserError(f'--predict needs a finished run, and --out {out} has none in it')
     learners = [load_learner(out/Path(o).name) for o in _read_json(out/'report.json')['models']]
+    for o in learners: o.recipe.tokens.max_workers = workers
     return TextEnsemble(learners) if len(learners) > 1 else learners[0]
 
 def predict_texts(args) -> str:
     """Writes what the finished run in the folder `args.out` says of the texts of `args.predict` to `predictions.csv` there: for each where it is from, its label (or labels, with commas), and the probability of each category.
 
     Returns how many there are, and how many of those with a label are right."""
-    out, learn = Path(args.out), _trained(Path(args.out))
+    out, learn = Path(args.out), _trained(Path(args.out), args.workers)
     recipe = learn.recipe
     source, part = _new_texts(args, recipe.labels), out/'.predictions.csv'
     texts, known, right = iter(_Progress('predicting, text', len(source)).over(source.texts(), lambda _: 1)), 0, 0
-    with open(part, 'w', encoding='utf-8', newline='') as f:
+    with open(part, 'w', encoding='utf-8', newline='') as f, _workers():
         write = csv.writer(f).writerow
         write(['where', 'label', *(f'p({o})' for o in recipe.labels)])
         said = (o for some in iter(lambda: list(itertools.islice(texts, 1000)), []) for o in _quietly(learn.predict_many, some))
@@ -804,6 +816,7 @@ def _made_of(folder, mark):
 def run_ulmfit(args) -> dict:
     "All that the command does, for parsed `args`; returns what is in `report.json`."
     out = Path(args.out)
+    if args.data and out.resolve().is_relative_to(Path(args.data).resolve()): raise UserError(f'--out {out} is inside of --data {args.data}: what it writes would be taken for texts; name a folder elsewhere')
     new, answers, models = _is_new(args, out), {}, []
     with _alone(out):
         _pretrained(args, [b for d, b in _directions(args).items() if _kept_lm(out/d) is None])   # what is missing shows at once
@@ -843,11 +856,11 @@ def ulmfit_main(argv: list[str] | None = None) -> int:
         kept = not args.predict and (Path(args.out)/'settings.json').exists()
         print('interrupted; ' + (f'--out {args.out} --resume goes on from the last epoch that is done' if kept else 'nothing was kept'), file=sys.stderr)
         return 130
-    except RuntimeError as e:
-        if not isinstance(e, torch.OutOfMemoryError) and "can't allocate memory" not in str(e): raise   # a CPU's is an error like others
+    except (MemoryError, RuntimeError) as e:   # what says it in words only is an error like others
+        if not isinstance(e, (MemoryError, torch.OutOfMemoryError)) and not any(o in str(e) for o in ("can't allocate memory", 'ALLOC_FAILED')): raise
         print('train_ulmfit: not enough memory: go on with --resume and a smaller --bs (for the language model --lm-bs), or begin with a smaller --max-len or network', file=sys.stderr)
         return 2
-    except (UserError, OSError, ValueError) as e:
+    except (UserError, OSError, ValueError, FloatingPointError) as e:
         print(f'train_ulmfit: {str(e).partition(chr(10))[0]}', file=sys.stderr)
         return 2
     print(said)

@@ -1,5 +1,5 @@
 "Lesson 12's texts where the lesson doesn't look: any text at all, odd files and tables, processes that die, files that are damaged or dangerous."
-import copy, io, json, multiprocessing, os, pickle, random, re, signal, subprocess, sys, tempfile, time
+import contextlib, copy, io, json, multiprocessing, os, pickle, random, re, signal, subprocess, sys, tempfile, time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -257,6 +257,25 @@ def test_ctrl_c_is_one_error_and_leaves_no_process(interrupted):
 @pytest.mark.skipif(sys.platform != 'linux', reason='asks /proc')
 def test_ctrl_c_does_not_wait_for_the_chunks_in_work(interrupted): assert interrupted[3] < 2*250
 
+def alive(pid):
+    try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError: return False
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='asks /proc')
+@pytest.mark.parametrize('idle', [0, 1])
+def test_a_process_that_is_killed_leaves_no_process(root, tmp_path, idle):
+    (log := tmp_path/'log').touch()
+    p = subprocess.Popen([sys.executable, '-c', slowly, log, str(idle)], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while p.poll() is None and len(pids := {*log.read_text().split()} - {str(p.pid)}) < 2: time.sleep(.05)
+        p.kill()
+        p.wait()
+        end = time.monotonic() + 120
+        while any(map(alive, pids)) and time.monotonic() < end: time.sleep(.05)
+        assert len(pids) == 2 and not any(map(alive, pids))
+    finally:
+        with contextlib.suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGKILL)
+
 def test_no_process_stays_behind():
     before = set(multiprocessing.active_children())
     def bad(i):
@@ -301,6 +320,9 @@ def test_bad_indices_of_a_corpus():
     c = nb.Corpus.from_lists([[1], [2]])
     for i in (2, -3, [2], [True], 'a', 1.5):
         with pytest.raises((IndexError, TypeError)): c[i]
+    for i in (2, -3):
+        with pytest.raises(IndexError): c.array(i)
+    assert [c.array(i).tolist() for i in (-2, -1)] == [[1], [2]]
 
 @pytest.mark.parametrize('ids, offsets', [([1], [0]), ([1, 2], [0, 3]), ([1, 2], [1, 2]), ([1, 2], [0, 2, 1, 2]), ([[1]], [0, 1]), ([], [])])
 def test_arrays_that_are_no_corpus(ids, offsets):
@@ -389,6 +411,12 @@ def test_bad_vocabularies():
     with pytest.raises(ValueError, match='lacks xxunk'): nb.NumericalizeProcessor(vocab=[])
     for f in ('numericalize', 'deproc1', 'proc1'):
         with pytest.raises(RuntimeError, match='no vocabulary yet'): getattr(nb.NumericalizeProcessor(), f)([])
+
+def test_a_bad_vocabulary_changes_nothing():
+    p = nb.NumericalizeProcessor(vocab=['xxunk', 'a'])
+    for bad in (['xxunk', 'b', 'b'], ['b']):
+        with pytest.raises(ValueError, match='vocabulary'): p.vocab = bad
+        assert p.vocab == ['xxunk', 'a'] and p.numericalize(['a', 'b']) == [1, 0]
 
 @quick
 @given(st.lists(st.sampled_from([*nb.default_spec_tok, 'a', '4', '\n', '.', "n't", '▁', '▁no', '٣', '']), max_size=12))
@@ -659,7 +687,7 @@ def test_a_table_on_disk_with_a_rule_of_ones_own(tmp_path):
     kw = dict(proc_tok=nb.TokenizeProcessor(pre_rules=[louder], max_workers=1), valid_col='is_valid', folder=tmp_path/'out')
     with pytest.raises(ValueError, match='known=.louder.'): nb.text_data_from_table(table(), 'body', 'kind', **kw)
     sd = nb.text_data_from_table(table(), 'body', 'kind', **kw, known=[louder])
-    assert sd.train.proc_x[0].pre_rules == [louder]
+    assert sd.train.proc_x[0].pre_rules == (louder,)
 
 def test_a_share_for_validation_does_not_depend_on_the_chunks(tmp_path):
     file = tmp_path/'t.csv'
@@ -783,6 +811,14 @@ def test_new_rules_hold_for_kept_words():
     assert tok.proc1('GREAT') == ['xxbos', 'GREAT', 'xxeos'] == pickle.loads(pickle.dumps(tok)).proc1('GREAT')
     tok.tokenizer = list
     assert tok.proc1('ab') == ['xxbos', 'a', 'b', 'xxeos']
+
+def test_default_rules_are_everybodys():
+    tok = nb.TokenizeProcessor()
+    for rules in (tok.pre_rules, tok.post_rules, nb.TokenizeProcessor(tokenizer=nb.SubwordTokenizer(b'')).post_rules):
+        with pytest.raises(AttributeError, match='append'): rules.append(str.upper)
+    assert [*tok.pre_rules] == nb.default_pre_rules and [*tok.post_rules] == nb.default_post_rules
+    tok.post_rules = str.upper   # one alone is taken for a list of it
+    assert tok.post_rules == (str.upper,) and nb.TokenizeProcessor().post_rules != tok.post_rules
 
 @pytest.mark.parametrize('text', ['A film', Path('a.txt')])
 def test_one_text_is_no_list(text):
@@ -961,7 +997,7 @@ def test_subwords(tmp_path):
     ts = [' '.join(rng.choice(['film', 'filming', 'bad', 'badly', 'unbelievable', 'a', 'the']) for _ in range(20)) for _ in range(200)]
     sub = nb.SubwordTokenizer.train(ts, 60)
     proc = nb.TokenizeProcessor(tokenizer=sub, max_workers=1)
-    assert proc.post_rules == [nb.add_eos_bos] and proc.proc1('the film')[0] == nb.BOS
+    assert proc.post_rules == (nb.add_eos_bos,) and proc.proc1('the film')[0] == nb.BOS
     assert nb.show_text(proc.proc1('the unbelievable filming')) == 'the unbelievable filming'
     for other in (pickle.loads(pickle.dumps(proc)), nb.TokenizeProcessor.from_settings(json.loads(json.dumps(proc.settings())))): assert other.proc1(ts[0]) == proc.proc1(ts[0])
     sub('a')

@@ -560,6 +560,15 @@ def test_a_mistake_leaves_no_folder(folder, tmp_path, capsys):
     assert not (tmp_path/'new').exists() and not os.listdir(tmp_path/'old')
     run(folder, tmp_path/'old')
 
+@pytest.mark.parametrize('out', ['run', 'neg/run', '.'])
+def test_a_run_is_not_among_the_texts(folder, tmp_path, capsys, monkeypatch, out):
+    "In the next run it would be a class."
+    monkeypatch.chdir(tmp_path)
+    assert 'is inside of --data' in error_of(argv(folder.name, folder/out), capsys)
+    assert sorted(o.name for o in folder.iterdir()) == ['neg', 'pos']
+
+def test_a_run_may_be_beside_its_table(table): run(table, table.parent/'run', '--lm-epochs', 0)
+
 def test_other_files_are_not_mixed_with(folder, tmp_path, capsys):
     (tmp_path/'run').mkdir()
     (tmp_path/'run'/'mine.txt').write_text('')
@@ -631,6 +640,17 @@ def test_of_two_pretrained_models_the_one_that_is_still_needed(whole, tmp_path):
     args = tu.ulmfit_parser().parse_args(argv('x', 'x', '--ensemble', '--pretrained', tmp_path/'gone.pth', tmp_path/'backward.pth'))
     assert tu._pretrained(args, [True]) == {True: tmp_path/'backward.pth'} and tu._pretrained(args, []) == {}
     with pytest.raises(tu.UserError, match='gone.pth'): tu._pretrained(args, [False, True])
+
+@pytest.mark.parametrize('change, fits', [(dict(chunksize=7), True), (dict(tokenizer=dict(kind='spacy', lang='de')), False), (dict(post_rules=[]), False)])
+def test_two_pretrained_models_cut_texts_in_the_same_way(whole, tmp_path, change, fits):
+    lm = torch.load(whole[1]/'forward'/'lm.pth')
+    about = json.loads(lm['about'])
+    torch.save(lm, tmp_path/'lm.pth')
+    torch.save(lm | dict(about=json.dumps(about | dict(backwards=True, tokenizer=about['tokenizer'] | change))), tmp_path/'backward.pth')
+    args = tu.ulmfit_parser().parse_args(argv('x', 'x', '--ensemble', '--pretrained', tmp_path/'lm.pth', tmp_path/'backward.pth'))
+    if fits: assert len(tu._pretrained(args, [False, True])) == 2
+    else:
+        with pytest.raises(tu.UserError, match='lm.pth and .*backward.pth cut texts into tokens in different ways'): tu._pretrained(args, [False, True])
 
 def test_a_pretrained_model_by_name(whole, tmp_path, monkeypatch, capsys):
     "The error says where it would be, and how to make it; for the direction that is missing."
@@ -955,6 +975,26 @@ def test_too_little_memory_is_said(folder, tmp_path, monkeypatch, capsys):
         assert '--resume and a smaller --bs' in error_of(argv(folder, tmp_path/'run'), capsys)
     run(folder, tmp_path/'run', '--resume', '--bs', 2)
 
+@pytest.mark.parametrize('error, message', [(MemoryError(), 'a smaller --bs'), (RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'), 'a smaller --bs'), (FloatingPointError('40 overflows'), '40 overflows')])
+def test_errors_that_say_what_to_do(folder, tmp_path, monkeypatch, capsys, error, message):
+    def fails(*_, **__): raise error
+    monkeypatch.setattr(tu, 'train_classifier', fails)
+    assert message in error_of(argv(folder, tmp_path/'run', '--lm-epochs', 0), capsys)
+
+def test_other_errors_are_shown_whole(folder, tmp_path, monkeypatch):
+    def fails(*_, **__): raise RuntimeError('a mistake in the program')
+    monkeypatch.setattr(tu, 'train_classifier', fails)
+    with pytest.raises(RuntimeError, match='a mistake'): tu.ulmfit_main(argv(folder, tmp_path/'run', '--lm-epochs', 0))
+
+def test_a_training_that_was_done_goes_to_the_device_too(folder, tmp_path, monkeypatch):
+    args = tu.ulmfit_parser().parse_args(argv(folder, 'x'))
+    data = tu.ulmfit_clas_data(tu.read_texts(args, tmp_path/'texts'), args, False)
+    def make(): return tu.text_classifier_learner(data, 6, 8, 2, xtra_cb=[tu.Recorder], progress=False)
+    def trained(): return tu.train_in_stages(make, [tu.Stage(0, 1, [.01]*4)], tmp_path/'training', 0)[0]
+    trained()
+    monkeypatch.setattr(tu, 'default_device', lambda: torch.device('meta'))
+    assert all(p.is_meta for p in trained().model.parameters())
+
 def test_no_stage_is_shorter_than_its_epochs(tmp_path):
     "A process that was killed has left only these."
     (tmp_path/'seconds.json').write_text('{"texts": 2.0, "forward classifier": 3.0}')
@@ -1074,6 +1114,23 @@ def test_the_same_texts_made_again_keep_what_was_trained(folder, tmp_path, capsy
 
 # ---- tables and folders of other kinds
 
+def test_two_folders_without_labels_keep_their_order(tmp_path):
+    make_folder(d := tmp_path/'d'/'train')
+    for name in ('unsup', 'train/unsup'):
+        (d.parent/name).mkdir()
+        (d.parent/name/'1.txt').write_text(name)
+    assert tu.folder_source(d.parent).names[-2:] == ['unsup/1.txt', 'train/unsup/1.txt']
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='other systems have no such names')
+def test_names_that_are_not_utf_8(tmp_path):
+    d = make_folder(tmp_path/'d', n=6, classes=('neg', 'pos'))
+    for i, f in enumerate((d/'neg').iterdir()): f.rename(f.with_name(os.fsdecode(b'caf\xe9%d.txt' % i)))
+    (d/'neg').rename(d/os.fsdecode(b'n\xe9g'))
+    r = run(d, tmp_path/'run', '--valid', .5)
+    assert r['categories'] == [r'n\xe9g', 'pos'] and {o['where'] for o in r['worst']} & {rf'n\xe9g/caf\xe9{i}.txt' for i in range(6)}
+    assert tu.ulmfit_main(['--out', str(tmp_path/'run'), '--predict', str(d)]) == 0
+    assert {row['where'] for row in predictions(tmp_path/'run')} > {rf'n\xe9g/caf\xe9{i}.txt' for i in range(6)}
+
 @pytest.mark.parametrize('name, sign, more', [('t.tsv', '\t', ()), ('t.csv', ';', ('--sep', ';')), ('t.csv', '\t', ('--sep', 'tab')), ('t.tsv.gz', '\t', ())])
 def test_signs_between_fields(tmp_path, name, sign, more):
     text = '\n'.join(sign.join(row) for row in [('text', 'label'), ('one, two', 'a'), ('three', 'b')])
@@ -1167,6 +1224,16 @@ def test_what_cannot_be_predicted(whole, tmp_path, capsys, what, why):
     before = {f: f.read_bytes() for f in whole[1].rglob('*') if f.is_file()}
     assert why in error_of(['--out', whole[1], '--predict', tmp_path/what], capsys)
     assert {f: f.read_bytes() for f in whole[1].rglob('*') if f.is_file()} == before
+
+def test_predicting_takes_as_many_processes_as_asked_for(whole, folder, tmp_path, monkeypatch, capsys):
+    shutil.copytree(whole[1], tmp_path/'run')
+    seen = []
+    def dies(predict, texts):
+        seen.append(predict.__self__.recipe.tokens.max_workers)
+        raise RuntimeError('one of 3 worker processes died') from tu.BrokenProcessPool()
+    monkeypatch.setattr(tu, '_quietly', dies)
+    err = error_of(['--out', tmp_path/'run', '--predict', folder, '--workers', 3], capsys)
+    assert '--workers 1 does without' in err and seen == [3]
 
 def test_only_a_finished_run_predicts(folder, tmp_path, monkeypatch, capsys):
     cut_off(argv(folder, tmp_path/'run', settings=SMALL), monkeypatch, 1, 0)
