@@ -165,9 +165,19 @@ class SentenceEncoder(nn.Module):
     def read(self, ids: Tensor, keep: bool) -> tuple:
         "The next words of the texts; nothing is kept for a backward pass unless `keep`."
         self.narrow(len(ids))
-        with nullcontext() if keep else torch.no_grad(): return self.module(ids)
+        with nullcontext() if keep else torch.no_grad(): res = self.module(ids)
+        if not keep: torch.clear_autocast_cache()   # or its rounded copies of the weights, made without gradients, might serve the next chunks
+        return res
 
 # %% ../nbs/12c_ulmfit.ipynb #dddc6699
+def _once(func):
+    "`func`, done once for the same tensors: without dropout, raw outputs and outputs are the same."
+    done = {}
+    def f(*tensors):
+        if (key := tuple(map(id, tensors))) not in done: done[key] = func(*tensors), tensors   # an id is another's once its tensor is gone
+        return done[key][0]
+    return f
+
 class SentenceEncoder(SentenceEncoder):
     """Reads texts `[bs, sl]` of any length, padded at either end, by the encoder `module` in chunks of `bptt` words; gives `(raw_outputs, outputs, mask)`.
 
@@ -183,18 +193,20 @@ class SentenceEncoder(SentenceEncoder):
             chunk = ids[:max(1, sum(l > i for l in ns)), i:i + self.bptt]
             at = i + torch.arange(chunk.shape[1], device=ids.device)
             mask = (at < lens[:, None]) & (at >= lens[:, None] - self.max_len)
-            keep = i + self.bptt >= ids.shape[1] or any(i < l < i + self.bptt + self.max_len for l in ns)
+            keep = i + self.bptt >= ids.shape[1] or any(i < l and l - self.max_len < i + self.bptt for l in ns)   # has it last words of some text?
             raw, outs = self.read(chunk, keep)
-            if keep: parts.append((*(self.masked(o, mask) for o in (raw, outs)), mask))
+            if keep: parts.append((*self.masked(raw, outs, mask), mask))
         self.reset()
         raw, outs, masks = zip(*parts)
         back = order.argsort()
-        raw, outs = ([torch.cat(o, 1)[back] for o in zip(*layers)] for layers in (raw, outs))
+        joined = _once(lambda *chunks: torch.cat(chunks, 1)[back])
+        raw, outs = ([joined(*o) for o in zip(*layers)] for layers in (raw, outs))
         return raw, outs, torch.cat(masks, 1)[back]
-    def masked(self, layers: list[Tensor], mask: Tensor) -> list[Tensor]:
+    def masked(self, raw: list[Tensor], outs: list[Tensor], mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         "The outputs of some of the texts as outputs of all, with zeros where `mask` is false."
-        n = len(layers[0])
-        return [F.pad(o*mask[:n, :, None], (0, 0, 0, 0, 0, len(mask) - n)) for o in layers]
+        n = len(raw[0])
+        wide = _once(lambda o: F.pad(o*mask[:n, :, None], (0, 0, 0, 0, 0, len(mask) - n)))
+        return [*map(wide, raw)], [*map(wide, outs)]
 
 # %% ../nbs/12c_ulmfit.ipynb #7da0353d
 def masked_concat_pool(outputs: Tensor, mask: Tensor) -> Tensor:
@@ -343,6 +355,8 @@ class TextLearner(_Predicts, TextLearner):
 ulmfit_drops = MappingProxyType(dict(output_p=.4, hidden_p=.3, input_p=.4, embed_p=.05, weight_p=.5))   # of a classifier
 ulmfit_adam = adam_opt(mom=.8, sqr_mom=.99, eps=1e-7, wd=1e-2)
 
+def _pads_with(data): return getattr(getattr(data.train_dl, 'collate_fn', None), 'keywords', {}).get('pad_idx', 1)   # a function of one's own isn't known
+
 def recipe_of(data: TextDataBunch, sizes: dict, drop_mult: float = 1., columns=()) -> TextRecipe:
     "The recipe for the texts of `data` (of `clas_databunchify`), made of `columns` of a table if any, and for a model of `sizes`, with `ulmfit_drops` times `drop_mult`. A `ValueError` if the data doesn't know its processors, has no labels to choose from, or pads with another number."
     numbers = next((p for p in data.procs if isinstance(p, NumericalizeProcessor)), None)
@@ -351,7 +365,7 @@ def recipe_of(data: TextDataBunch, sizes: dict, drop_mult: float = 1., columns=(
     ds = data.train_ds
     multi, labels = np.ndim(ds.y[0]) > 0, data.vocab or [str(i) for i in range(data.c_out or 0)]
     if len(labels) < 2 - multi: raise ValueError(f'a classifier needs labels to choose from, and the data has {labels}')
-    if numbers.otoi.get(PAD) != 1: raise ValueError(f"the vocabulary needs {PAD} as its number 1, which the loaders pad with")
+    if numbers.otoi.get(PAD) != 1 or _pads_with(data) != 1: raise ValueError(f"{PAD} has to be number 1 in the vocabulary, and what the loaders pad with; here it is number {numbers.otoi.get(PAD)}, and they pad with {_pads_with(data)}")
     sizes = sizes | {k: p*drop_mult for k, p in ulmfit_drops.items()} | dict(vocab_sz=len(numbers.vocab), n_out=len(labels), pad_token=numbers.otoi[PAD])
     return TextRecipe(tokens, numbers, [str(o) for o in labels], sizes, ds.x.items.reverse, multi, tuple(listify(columns)))
 
@@ -568,6 +582,7 @@ def _text_learner(path, saved, data, known, loss_func, **kw):
     if data is not None and [str(o) for o in data.vocab or []] != recipe.labels: raise ValueError(f'{path} knows the labels {recipe.labels}, and the data has {data.vocab}')
     if data is not None and data.text_vocab != recipe.numbers.vocab: raise ValueError(f'{path} has another vocabulary than the data: prepare that with NumericalizeProcessor(vocab=learn.text_vocab)')
     if data is not None and (np.ndim(data.train_ds.y[0]) > 0) != recipe.multi: raise ValueError(f'{path} gives each text {"any number of labels" if recipe.multi else "one label"}, and the data does not')
+    if data is not None and _pads_with(data) != recipe.sizes['pad_token']: raise ValueError(f'{path} takes number {recipe.sizes["pad_token"]} for padding, and the data pads with {_pads_with(data)}')
     if data is not None: _same_direction(path, recipe.backwards, data.train_ds.x.items.reverse)
     model.load_state_dict(state)
     cbs = [AvgStatsCallback(accuracy_multi if recipe.multi else accuracy), TextTrainer(), GradientClipping(.4), CudaCallback(), *listify(kw.pop('cbs', None))]

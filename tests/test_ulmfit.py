@@ -237,6 +237,27 @@ def test_padding_has_to_be_number_1():
     data.train_ds.proc_x[1].vocab = [WORDS[1], WORDS[0], *WORDS[2:]]
     with pytest.raises(ValueError, match='number 1'): nb.text_classifier_learner(data, 6, 8, 2)
 
+def test_loaders_that_pad_with_another_number(tmp_path):
+    data, other = clas_data(), clas_data(pad_idx=0)
+    with pytest.raises(ValueError, match='they pad with 0'): nb.text_classifier_learner(other, 6, 8, 2)
+    file = nb.text_classifier_learner(data, 6, 8, 2).export(tmp_path/'model.pt')
+    with pytest.raises(ValueError, match='model.pt takes number 1 for padding, and the data pads with 0'): nb.load_learner(file, other)
+    nb.load_learner(file, data).validate()
+
+@pytest.mark.parametrize('weight_p', [0., .5])
+def test_mixed_precision_trains_all_weights_where_beginnings_are_not_kept(weight_p):
+    model = nb.get_text_classifier(50, 6, 8, 2, n_out=2, pad_token=1, bptt=5, max_len=3, weight_p=weight_p).train()
+    with torch.autocast('cpu', torch.bfloat16): out = model(torch.randint(5, 50, (4, 40)))[0]
+    out.float().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+def test_what_is_the_same_is_kept_once():
+    encoder = nb.get_text_classifier(50, 6, 8, 2, n_out=2, pad_token=1, bptt=5)[0]
+    raw, outs, _ = encoder.eval()(torch.randint(5, 50, (4, 12)))
+    assert all(a is b for a, b in zip(raw, outs))
+    raw, outs, _ = encoder.train()(torch.randint(5, 50, (4, 12)))
+    assert raw[0] is not outs[0] and raw[-1] is outs[-1]
+
 
 def test_what_is_no_learner_is_named_for_what_it_is(tmp_path):
     for file in (nb.save_encoder(lm_learner(), tmp_path/'encoder.pt'), lm_learner().save_lm(tmp_path/'lm.pt')):
