@@ -54,7 +54,7 @@ def _text_options(add, r):
     add('--lang', metavar='CODE', help='the language, by the code that spaCy has for it (default: en)')
     add('--subword', type=_number(int, 30), metavar='N', help='cut words into pieces, about N different ones (default: whole words)')
     add('--max-vocab', type=_number(int, 20), default=r['max_vocab'], metavar='N', help='most words in the vocabulary')
-    add('--min-freq', type=_number(int, 1), default=r['min_freq'], metavar='N', help='how often a word must come to be in the vocabulary')
+    add('--min-freq', type=_number(int, 1), default=r['min_freq'], metavar='N', help='how often a word must occur to be in the vocabulary')
     add('--workers', type=_number(int, 1), default=_cores(), metavar='N', help='processes that tokenize')
 
 # %% ../nbs/12d_train_ulmfit.ipynb #4a5e3c47
@@ -63,7 +63,7 @@ def _lm_options(add, r):
         help='a language model to start from: the file of one (learn.save_lm of lesson 12b), for --ensemble two, one in each direction; '
         'or the name of a text, such as wikitext-2, for what pretrain_lm of lesson 12b has made of it and keeps in the cache. '
         'Sizes and tokenizer are then those of the file (default: start from nothing)')
-    add('--emb-sz', type=_number(int, 1), default=r['emb_sz'], metavar='N', help='numbers that stand for a word')
+    add('--emb-sz', type=_number(int, 1), default=r['emb_sz'], metavar='N', help="size of a word's vector")
     add('--n-hid', type=_number(int, 1), default=r['n_hid'], metavar='N', help='width of the LSTMs')
     add('--n-layers', type=_number(int, 1), default=r['n_layers'], metavar='N', help='number of LSTMs')
     add('--bptt', type=_number(int, 2), default=r['bptt'], metavar='N', help='words that gradients go back through')
@@ -71,7 +71,7 @@ def _lm_options(add, r):
         help='passes over all texts; 0 with --pretrained takes that as it is, and without it leaves the language model out')
     add('--lm-bs', type=_number(int, 1), default=r['lm_bs'], metavar='N', help='rows of a batch')
     add('--lm-lr', type=_number(float, 0, open_low=True), default=r['lm_lr'], metavar='RATE', help='the highest learning rate')
-    add('--lm-drop', type=_number(float, 0, 2), default=r['lm_drop'], metavar='FACTOR', help='of all dropouts')
+    add('--lm-drop', type=_number(float, 0, 2), default=r['lm_drop'], metavar='FACTOR', help='multiplies all dropouts')
     add('--sampled', type=_number(int, 1), metavar='N', help='in training, choose among N random words instead of all, which is several times faster on a CPU')
 
 # %% ../nbs/12d_train_ulmfit.ipynb #200a0318
@@ -85,8 +85,8 @@ def _classifier_options(add, r):
         help='what rates are divided by from each group of layers to the one below, here and where a pretrained language model is fine-tuned (default: 2.6; 1 for LSTMs of a width up to 500)')
     add('--decay', type=_number(float, 0, 1, True), metavar='FACTOR',
         help='what rates are multiplied by from each step of the thaw to the next (default: 0.5; 0.8 for LSTMs of a width up to 500)')
-    add('--drop', type=_number(float, 0, 2), default=r['drop'], metavar='FACTOR', help='of all dropouts')
-    add('--max-len', type=_number(int, 1), default=r['max_len'], metavar='N', help='how many last words of a text the head sees, and gradients go through')
+    add('--drop', type=_number(float, 0, 2), default=r['drop'], metavar='FACTOR', help='multiplies all dropouts')
+    add('--max-len', type=_number(int, 1), default=r['max_len'], metavar='N', help='how many words at the end of a text the head sees, and gradients go through')
     add('--backward', action='store_true', help='read all texts from their end')
     add('--ensemble', action='store_true', help='train two, forward and backward, and average what they say')
 
@@ -96,7 +96,7 @@ def _run_options(add, r):
     add('--predict', metavar='FOLDER|FILE',
         help='train nothing, but let the finished run in the folder of --out label these texts: files of a folder, or rows of a table with the same columns of text; '
         'predictions.csv there has the labels, and where the true ones are known, it is said how many are right')
-    add('--seed', type=_number(int, 0, 2**31), default=42, metavar='N', help='of all random numbers')
+    add('--seed', type=_number(int, 0, 2**31), default=42, metavar='N', help='where the random numbers start')
     add('--amp', nargs='?', choices=['float16', 'bfloat16'], const=True, default=False, help='mixed precision; without a format, float16 on CUDA and bfloat16 elsewhere')
 
 # %% ../nbs/12d_train_ulmfit.ipynb #f080d620
@@ -129,8 +129,10 @@ def _split(source, share, seed):
     if source.is_valid is None:
         n = round(known.sum()*share)
         chosen = np.zeros(len(source), bool)
-        order, seen = np.random.default_rng(seed).permutation(known.nonzero()[0]), set()
-        if not source.multi: order = [i for i in order if source.labels[i] in seen or seen.add(source.labels[i])]   # the first text of each label is for training
+        order = np.random.default_rng(seed).permutation(known.nonzero()[0])
+        if not source.multi:   # the first text of each label is for training
+            first = {source.labels[i]: i for i in reversed(order)}
+            order = [i for i in order if first[source.labels[i]] != i]
         chosen[order[:n]] = True
     else: chosen = np.array(source.is_valid, bool)
     train, valid = (known & ~chosen).nonzero()[0], (known & chosen).nonzero()[0]
@@ -330,8 +332,8 @@ def read_texts(args, path: str | Path) -> UlmfitTexts:
     some, unused = ", ".join(str(o)[:30] for o in vocab[:4]) + ', …'*(len(vocab) > 4), len(source) - len(train) - len(valid) - len(more)
     print(f'texts: {len(train):,} to train with, {len(valid):,} to validate with, {len(more):,} without a label; {len(vocab)} categories ({some})', flush=True)
     if unused: print(f'{unused:,} that are for validation, but have no label, are left out', flush=True)
-    if (steps := -(-len(train)//args.bs)*args.epochs) < 100:
-        print(f'few texts: only {steps} steps with all layers thawed; a smaller --bs and more --epochs make more, and with a --pretrained language model fewer are enough', flush=True)
+    if (n_batches := math.ceil(len(train)/args.bs)*args.epochs) < 100:
+        print(f'few texts: only {n_batches} batches to train on with all layers thawed; a smaller --bs and more --epochs make more', flush=True)
     if default_device().type == 'cpu' and args.n_hid > 500 and not args.pretrained:
         print('no accelerator here: --emb-sz 200 --n-hid 400 --n-layers 2 --sampled 1000 would be many times faster', flush=True)
     read = np.concatenate([train, more])   # all that the language model reads
@@ -398,17 +400,18 @@ def train_in_stages(make: Callable[[], Learner], stages: list[Stage], folder: st
     A loss that isn't finite ends it by a `UserError`, which says where it was in the training called `name`, and that `rate` should be smaller."""
     folder, learn = Path(folder), None
     records = [folder/f'stage_{i}.json' for i in range(1, len(stages) + 1)]
-    for i, stage in list(enumerate(stages, 1))[_stages_done(folder, len(stages)):]:
+    for i in range(_stages_done(folder, len(stages)) + 1, len(stages) + 1):
+        stage = stages[i - 1]
         set_seed(seed + i)
         learn = make()
         if i > 1: learn.load(newest_checkpoint(folder/f'stage_{i - 1}'), only_model=True)
         n = len(learn.splitter(learn.model))
-        print(f'stage {i} of {len(stages)}: {n - stage.freeze_to % n} of {n} groups of layers, rates up to {stage.lrs[-1]:.2g}', flush=True)
+        print(f'step {i} of {len(stages)}: {n - stage.freeze_to % n} of {n} groups of layers, rates up to {stage.lrs[-1]:.2g}', flush=True)
         set_seed(seed + i)   # what was made before a stage begins, and how, doesn't matter
         _sound(folder/f'stage_{i}')
         fit_stage(learn, stage, [SaveCheckpoint(folder/f'stage_{i}', keep=2), guard := TerminateOnNaN()], resume=True)
         if where := _not_finite(learn, guard):
-            raise UserError(f'the loss of the {name} became NaN or infinite in stage {i}, {where} (counted from 0): start again in a new folder, with a smaller {rate}')
+            raise UserError(f'the loss of the {name} became NaN or infinite in step {i}, {where} (counted from 0): start again in a new folder, with a smaller {rate}')
         _write_json(records[i - 1], _record(learn))
         shutil.rmtree(folder/f'stage_{i - 1}', ignore_errors=True)
     if learn is None:
@@ -611,7 +614,7 @@ def _spread(r): return math.sqrt(r['accuracy']*(1 - r['accuracy'])/r['data']['va
 def _in_short(r):
     "The figures on top of the page."
     names = dict(accuracy='accuracy of single answers' if 'f1' in r else 'accuracy', all_labels_right='texts with all labels right', f1='mean F1 of the categories', loss='loss')
-    by_chance = {'its standard error': _spread(r), 'accuracy of the most frequent category, said always': r['most_frequent']} if 'most_frequent' in r else {}
+    by_chance = {'its standard error': _spread(r), 'accuracy if the most frequent category were always said': r['most_frequent']} if 'most_frequent' in r else {}
     rows = {names['accuracy']: r['accuracy']} | by_chance | {name: r[k] for k, name in names.items() if k in r}
     if len(r['accuracies']) > 1: rows |= {f'accuracy of the {d} model alone': v for d, v in r['accuracies'].items()}
     rows |= {f'perplexity of the {d} language model': v for d, v in r['perplexities'].items()} | r['data']
@@ -676,13 +679,13 @@ def _seconds(out) -> dict[str, float]:
 def _timed(out, stage, leaves):
     "In this block a `stage` of the run in the folder `out` goes on, which in the end writes the file `leaves`; if it was done before, its time stays."
     def written(): return leaves.stat().st_mtime_ns if leaves.exists() else None
-    at_first, idle, started = written(), False, time.perf_counter()
+    at_first, was_done, started = written(), False, time.perf_counter()
     try:
         yield
-        idle = written() == at_first
+        was_done = written() == at_first
     finally:
         before = _seconds(out)
-        if not idle and (Path(out)/'settings.json').exists():   # not for a run that hasn't begun
+        if not was_done and (Path(out)/'settings.json').exists():   # not for a run that hasn't begun
             _write_json(Path(out)/'seconds.json', before | {stage: before.get(stage, 0.) + time.perf_counter() - started})
 
 def _stage_times(out, history):
@@ -740,6 +743,10 @@ def _trained(out, workers):
     for o in learners: o.recipe.tokens.max_workers = workers
     return TextEnsemble(learners) if len(learners) > 1 else learners[0]
 
+def _in_parts(items, n=1000):
+    "Lists of `n` of the `items`, an iterator."
+    while part := list(itertools.islice(items, n)): yield part
+
 def predict_texts(args) -> str:
     """Writes what the finished run in the folder `args.out` says of the texts of `args.predict` to `predictions.csv` there: for each where it is from, its label (or labels, with commas), and the probability of each category.
 
@@ -751,7 +758,7 @@ def predict_texts(args) -> str:
     with open(part, 'w', encoding='utf-8', newline='') as f, _workers():
         write = csv.writer(f).writerow
         write(['where', 'label', *(f'p({o})' for o in recipe.labels)])
-        said = (o for some in iter(lambda: list(itertools.islice(texts, 1000)), []) for o in _quietly(learn.predict_many, some))
+        said = (o for some in _in_parts(texts) for o in _quietly(learn.predict_many, some))
         for where, true, o in zip(source.names, source.labels, said, strict=True):
             write([where, ', '.join(listify(o.label)), *(f'{p:.4g}' for p in o.probs.tolist())])
             if true is None: continue

@@ -526,7 +526,7 @@ def test_a_rate_that_is_far_too_high_ends_the_run(folder, tmp_path, capsys, rate
     out = tmp_path/'run'
     for more in ((), ('--resume',)):
         err = error_of(argv(folder, out, rate, 1e38, *more), capsys)
-        assert re.search(f'{name} became NaN or infinite in stage 1, .*epoch 0.* smaller {rate}( |$)', err.strip())
+        assert re.search(f'{name} became NaN or infinite in step 1, .*epoch 0.* smaller {rate}( |$)', err.strip())
         assert not list((out/'forward'/folder_of).glob('stage_*.json')) and not (out/'report.json').exists() and not (out/'model.pth').exists()
 
 def test_a_loss_that_only_the_validation_sees():
@@ -912,11 +912,12 @@ def test_the_command_fails_with_status_2(root, tmp_path):
 def test_the_readmes_lines_about_texts(root, tmp_path, monkeypatch):
     "Its command, on a table such as it names and with small sizes; then its lines that use the model."
     section = (root/'README.md').read_text(encoding='utf-8').partition('### Training on your own texts')[2].partition('\n## ')[0]
-    options, predict = re.findall(r'^python -m exp.train_ulmfit (.*?)(?:  +#.*)?$', section, re.M)
+    options, resume, predict = re.findall(r'^python -m exp.train_ulmfit (.*?)(?:  +#.*)?$', section, re.M)
     args = tu.ulmfit_parser().parse_args(shlex.split(options))
     monkeypatch.chdir(tmp_path)
     make_csv(tmp_path/args.data, [(*[t]*len(args.text), *[k]*len(args.labels)) for t, k in labelled()], [*args.text, *args.labels])
     assert tu.ulmfit_main([*shlex.split(options), *map(str, FAST)]) == 0 and f'{args.out}/report.html' in section and (tmp_path/args.out/'report.html').exists()
+    assert tu.ulmfit_main(shlex.split(resume)) == 0
     new = tu.ulmfit_parser().parse_args(shlex.split(predict)).predict
     make_csv(tmp_path/new, [[t]*len(args.text) for t, _ in labelled(2)], args.text)
     assert tu.ulmfit_main(shlex.split(predict)) == 0 and f'{args.out}/predictions.csv' in section and len(predictions(tmp_path/args.out)) == 4
@@ -1110,7 +1111,7 @@ def test_the_same_texts_made_again_keep_what_was_trained(folder, tmp_path, capsy
     capsys.readouterr()
     run(folder, tmp_path/'run', '--resume')
     out = capsys.readouterr().out
-    assert 'others now' not in out and 'stage' not in out
+    assert 'others now' not in out and 'step' not in out
 
 # ---- tables and folders of other kinds
 
@@ -1244,4 +1245,4 @@ def test_the_page_says_what_guessing_gets(tmp_path):
     r = run(make_csv(tmp_path/'t.csv', [*labelled(4), *[(t, 'pos') for t in texts_of('pos', 30, 5)]]), tmp_path/'run')
     page = (tmp_path/'run'/'report.html').read_text()
     shares = [o['texts'] for o in r['by_category']]
-    assert r['most_frequent'] == pytest.approx(max(shares)/sum(shares)) and 'said always' in page and '<h1>A classifier of texts: t.csv</h1>' in page
+    assert r['most_frequent'] == pytest.approx(max(shares)/sum(shares)) and 'most frequent category were always said' in page and '<h1>A classifier of texts: t.csv</h1>' in page
