@@ -6,6 +6,10 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault('EXP_DEVICE', 'cpu')   # so that tests say the same on every machine; another device can be asked for
 
+WORKERS = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+SHARE = max(1, (os.cpu_count() or 1)//WORKERS) if WORKERS > 1 else None   # under pytest-xdist, the cores for each of its processes
+if SHARE: os.environ.setdefault('OMP_NUM_THREADS', str(SHARE))            # before torch is imported: if each takes all of them, they wait for one another
+
 # how long an example takes is no business of the tests: a machine may be slow, or busy
 settings.register_profile('any machine', deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile('any machine')
@@ -35,5 +39,4 @@ def project(tmp_path):
 @pytest.fixture
 def threads_share():
     "Under pytest-xdist, the cores that each worker's kernels may use."
-    workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
-    return max(1, (os.cpu_count() or 1)//workers) if workers > 1 else None
+    return SHARE
