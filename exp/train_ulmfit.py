@@ -4,7 +4,7 @@
 from exp.nb_12d import *
 from exp.nb_12d import _Csv, _Progress, _names, _printable, _text_in   # what stands above
 import argparse, base64, csv, hashlib, html, io, shutil
-from exp.train_imagenette import _Parser, _amp, _number   # lesson 11's: errors of one line, mixed precision, numbers within limits
+from exp.train_imagenette import _Parser, _amp, _finite, _number   # lesson 11's: errors of one line, mixed precision, numbers as JSON has them, and within limits
 
 # %% ../nbs/12d_train_ulmfit.ipynb #8c1e56c7
 ulmfit_recipe = MappingProxyType(dict(
@@ -47,15 +47,13 @@ def _source_options(add, r):
         help='share of the labelled texts for validation, where the data does not say which')
 
 # %% ../nbs/12d_train_ulmfit.ipynb #c1f4bed3
-def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
 def _text_options(add, r):
     _source_options(add, r)
     add('--lang', metavar='CODE', help='the language, by the code that spaCy has for it (default: en)')
     add('--subword', type=_number(int, 30), metavar='N', help='cut words into pieces, about N different ones (default: whole words)')
     add('--max-vocab', type=_number(int, 20), default=r['max_vocab'], metavar='N', help='most words in the vocabulary')
     add('--min-freq', type=_number(int, 1), default=r['min_freq'], metavar='N', help='how often a word must occur to be in the vocabulary')
-    add('--workers', type=_number(int, 1), default=_cores(), metavar='N', help='processes that tokenize')
+    add('--workers', type=_number(int, 1), metavar='N', help='processes that tokenize (default: one a core)')
 
 # %% ../nbs/12d_train_ulmfit.ipynb #4a5e3c47
 def _lm_options(add, r):
@@ -229,7 +227,7 @@ def _tokens(tok, source, read, valid, folder):
     """Writes the tokens of all texts to `folder/tokens`, as numbers of words, and the texts numbered `valid` as they are to `folder/valid.jsonl`.
 
     Gives the words, how often each comes in those numbered `read`, and the tokens as a corpus."""
-    usual, tok.chunksize = tok.chunksize, max(1, min(500, len(source)//(4*(tok.max_workers or 1))))   # in small chunks, it can say how far it is
+    usual, tok.chunksize = tok.chunksize, max(1, min(500, len(source)//16))   # in small chunks, it can say how far it is
     tok.proc1('a')   # so that workers start with all that is imported, and a language that isn't there shows
     chosen, counted = (np.isin(np.arange(len(source)), o) for o in (valid, read))
     def texts():
@@ -277,12 +275,6 @@ class UlmfitTexts:
         with open(self.path/'valid.jsonl', encoding='utf-8', newline='\n') as f: return {i: json.loads(line) for i, line in enumerate(f) if i in which}
 
 # %% ../nbs/12d_train_ulmfit.ipynb #42405527
-def _finite(o):
-    "`o` with None for each number in it that is NaN or infinite: JSON has neither."
-    if isinstance(o, dict): return {k: _finite(v) for k, v in o.items()}
-    if isinstance(o, (list, tuple)): return [_finite(v) for v in o]
-    return None if isinstance(o, float) and not math.isfinite(o) else o
-
 def _read_json(path):
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e: raise DataError(f'{path} is missing or damaged ({e})') from e
@@ -555,11 +547,11 @@ def _plot_record(record, title, loss, acc):
     table, n = pd.DataFrame(record['history']), record['batches']
     plot_smoothed(np.linspace(1, n, len(record['losses'])), record['losses'], loss, xlabel='training batch', title=title)
     loss.plot((np.arange(len(table)) + 1)*n/len(table), table.valid_loss, 'o', color='tab:orange', ms=4, label='validation')
-    loss.legend()
+    loss.legend(loc='lower left', fontsize=8)
     for what, label, colour in (('train', 'training', 'tab:blue'), ('valid', 'validation', 'tab:orange')):
         column = next(c for c in table if c.startswith(f'{what}_accuracy'))
         acc.plot(range(1, len(table) + 1), table[column], 'o-', ms=4, color=colour, label=label)
-    acc.set(xlabel='epoch', ylabel='accuracy', xlim=(.8, len(table) + .2))
+    acc.set(xlabel='epoch', ylabel='accuracy', xlim=(.8, len(table) + .2), title='share of right answers')
     acc.xaxis.set_major_locator(plt.MaxNLocator(integer=True, min_n_ticks=1))
     acc.legend()
 
