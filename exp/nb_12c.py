@@ -592,7 +592,6 @@ def _text_learner(path, saved, data, known, loss_func, **kw):
 def load_learner(path: str | Path, data: DataBunch | None = None, known=(), loss_func: Callable | None = None, **kw) -> Learner:
     """The learner that `learn.export` has written to `path`, for texts or for images (lesson 11): it predicts as that one did. Safe to use on files of others: nothing in the file is run. `known` are what `export` was told: your own rules and tokenizers, or an image learner's parts.
 
-
     A learner for texts is on the default device. With `data` (of the same labels, vocabulary and direction) it can validate and train, too; `loss_func` and `kw` then go to the learner.
     Raises a `FileNotFoundError`, or a `ValueError` that names the file if it is something else, or cut off."""
     try: saved = torch.load(path, map_location='cpu', weights_only=True)
