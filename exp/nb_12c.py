@@ -4,7 +4,7 @@
 
 # %% ../nbs/12c_ulmfit.ipynb #79dbcedb
 from exp.nb_12b import *
-import dataclasses
+import dataclasses, threading
 from collections.abc import Mapping
 _load_image_learner = load_learner   # lesson 11's
 
@@ -74,17 +74,17 @@ def fit_stage(learn: Learner, stage: Stage, cbs=None, resume=None, pct_start: fl
     learn.fit(stage.epochs, [*sched, *listify(cbs)], reset_opt=True, **({} if resume is None else {'resume': resume}))
 
 def fit_gradually(learn: Learner, lr: float = 1e-2, epochs: int = 2, gradual: bool = True, div: float = 2.6, cbs=None, **kw):
-    "Fine-tune the learner in all stages of `gradual_stages`, which gets `kw`, too. `cbs`, a function, makes the callbacks of each fit. If it is interrupted, all layers are thawed."
+    "Fine-tune the learner in all stages of `gradual_stages`, which gets `kw`, too. `cbs`, a function, makes the callbacks of each fit. A loss that is NaN or infinite ends it (`learn.stopped_at`). Whatever ends it, all layers are thawed."
     try:
-        for stage in gradual_stages(len(learn.splitter(learn.model)), lr, epochs, gradual, div, **kw): fit_stage(learn, stage, cbs() if cbs else None)
-    except BaseException:
-        freeze_to(learn, 0)
-        raise
+        for stage in gradual_stages(len(learn.splitter(learn.model)), lr, epochs, gradual, div, **kw):
+            fit_stage(learn, stage, cbs() if cbs else None)
+            if learn.stopped_at: break   # its weights are NaN, too
+    finally: freeze_to(learn, 0)
 
 # %% ../nbs/12c_ulmfit.ipynb #c1cf0533
 def _lm_direction(path) -> bool:
     "Does the language model in the file `path` (of `save_lm`) read backwards?"
-    return bool(json.loads(torch.load(path, map_location='cpu', weights_only=True)['about'])['backwards'])
+    return bool(json.loads(torch.load(path, map_location='cpu', weights_only=True)['about']).get('backwards'))
 
 def _same_direction(path, file_backwards, backwards):
     if file_backwards == backwards: return
@@ -133,7 +133,7 @@ def encoder_parts(path: str | Path) -> EncoderParts:
     except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
     except Exception as e: raise ValueError(f'{path} is no encoder, or it is cut off ({type(e).__name__})') from e
     if isinstance(saved, dict) and saved.get('format') == _encoder_format:
-        try: return EncoderParts(saved['state'], json.loads(saved['vocab']), saved['sizes'], saved['backwards'])
+        try: return EncoderParts(saved['state'], json.loads(saved['vocab']), saved['sizes'], bool(saved['backwards']))
         except (KeyError, TypeError, ValueError) as e: raise ValueError(f'{path}: its description is damaged ({type(e).__name__}: {e})') from e
 
     state, vocab, sizes = lm_parts(path)
@@ -302,6 +302,8 @@ def _evaluating(model):
     finally:
         for m, mode in modes: m.training = mode
 
+_reading = threading.RLock()   # an encoder remembers what it has read, so two threads must not read with it at once
+
 class TextLearner(Learner):
     "A `Learner` that knows by which `recipe` a text becomes a prediction."
     def __init__(self, model: nn.Module, data, loss_func: Callable, *args, recipe: TextRecipe, **kw):
@@ -317,7 +319,7 @@ class TextLearner(Learner):
             xb, _ = pad_collate([(ids[i], 0) for i in some], self.model[0].pad_idx)
             return self.model(xb.to(device))[0].float().cpu()
         batches = (order[at:at + bs] for at in range(0, len(order), bs))
-        with _evaluating(self.model): parts = [torch.zeros(0, len(self.vocab)), *with_bar(map(outputs, batches), int(ids.lengths.sum()), 'predicting', lambda: read)]
+        with _reading, _evaluating(self.model): parts = [torch.zeros(0, len(self.vocab)), *with_bar(map(outputs, batches), int(ids.lengths.sum()), 'predicting', lambda: read)]
         return torch.cat(parts)[torch.from_numpy(order).argsort()]
 
 # %% ../nbs/12c_ulmfit.ipynb #ea56c2b9
@@ -389,7 +391,7 @@ def text_classifier_learner(data: TextDataBunch, emb_sz: int = 400, n_hid: int =
                             layers=50, opt_func: Callable = ulmfit_adam, lr=1e-2, α: float = 2., β: float = 1., clip: float | None = .4, cuda: bool = True, progress: bool = True, xtra_cb=None, columns=(), **kw) -> TextLearner:
     """A learner for the texts and labels of `data`, with weights and sizes of `encoder`, a file of `save_encoder` or `save_lm`; else of the sizes given, with random weights.
 
-    `layers` are the sizes of the head's hidden layers, `drop_mult` multiplies all dropouts; `bptt` and `max_len` are numbers of words, as in `SentenceEncoder`. `lr` is a rate, or one for each group of `awd_lstm_clas_splitter`; `α` and `β` go to `TextTrainer`, `clip` to `GradientClipping`.
+    `layers` are the sizes of the head's hidden layers, `drop_mult` multiplies `ulmfit_drops` (the hidden layers' own dropout stays .1); `bptt` and `max_len` are numbers of words, as in `SentenceEncoder`. `lr` is a rate, or one for each group of `awd_lstm_clas_splitter`; `α` and `β` go to `TextTrainer`, `clip` to `GradientClipping`.
     `cuda`: on the default device; `progress` shows bars. `xtra_cb` are more callbacks, or what makes them; `columns`, the names of those that `join_columns` has made texts of, so that rows of a table can be predicted; `kw` goes to the learner.
 
     A `ValueError` if the data doesn't know its processors or has no labels to choose from, or the encoder knows other words or reads in the other direction."""
@@ -489,7 +491,7 @@ class Explanation(Explanation):
                 at += len(word.replace(r'\$', '$')) + 1
         ax.set(xlim=(-1, width + 1), ylim=(.6 - len(lines), .6))
         ax.axis('off')
-        ax.set_title(self.title, fontsize=10)
+        ax.set_title(self.title.replace('$', r'\$'), fontsize=10)
         return ax
     def _repr_html_(self):
         def span(w, e, c): return f'<span title="{e:+.2f}" style="background:rgb({",".join(str(round(255*v)) for v in c[:3])});color:black">{html.escape(w)}</span>'
@@ -520,6 +522,13 @@ def explain(learn: TextLearner, text: str | Path, label: str | None = None, bs: 
 TextLearner.explain = TextEnsemble.explain = explain
 
 # %% ../nbs/12c_ulmfit.ipynb #e140647a
+def _check_fits(what, recipe, data):
+    "A `ValueError` if `data` has other words, labels, or padding than `what` with this `recipe`; either direction will do."
+    if [str(o) for o in data.vocab or []] != recipe.labels: raise ValueError(f'{what} knows the labels {recipe.labels}, and the data has {data.vocab}')
+    if data.text_vocab != recipe.numbers.vocab: raise ValueError(f'{what} has another vocabulary than the data: prepare that with NumericalizeProcessor(vocab=learn.text_vocab)')
+    if (np.ndim(data.train_ds.y[0]) > 0) != recipe.multi: raise ValueError(f'{what} gives each text {"any number of labels" if recipe.multi else "one label"}, and the data does not')
+    if _pads_with(data) != recipe.sizes['pad_token']: raise ValueError(f'{what} takes number {recipe.sizes["pad_token"]} for padding, and the data pads with {_pads_with(data)}')
+
 class TextInterpretation(Interpretation):
     "What a model makes of labelled texts: lesson 11's `Interpretation`, where `load(i)` gives text number `i`."
     def worst_texts(self, n: int = 5, width: int = 300) -> pd.DataFrame:
@@ -532,10 +541,11 @@ class TextInterpretation(Interpretation):
         return self.worst_texts(n, **kw)
 
 def interpret_texts(learn, data: TextDataBunch | None = None, bs: int = 64) -> TextInterpretation:
-    "The `TextInterpretation` of what a learner, or an ensemble, predicts for the validation texts of `data` (default: its own). A `ValueError` if texts may have several labels."
+    "The `TextInterpretation` of what a learner, or an ensemble, predicts for the validation texts of `data` (default: its own). A `ValueError` if texts may have several labels, or the data has other words or labels than the learner."
     if learn.recipe.multi: raise ValueError('a confusion matrix needs one label for each text, and here a text may have several')
-    ds = (learn.data if data is None else data).valid_ds
-    corpus = ds.x.items
+    data = learn.data if data is None else data
+    ds, corpus = data.valid_ds, data.valid_ds.x.items
+    _check_fits('this learner', learn.recipe, data)
     probs = learn.probs(corpus if corpus.reverse == learn.recipe.backwards else corpus.backwards(), bs)
     def load(i): return show_text(corpus[i].flip(0) if corpus.reverse else corpus[i], learn.recipe.numbers.vocab)
     return TextInterpretation(probs, torch.as_tensor(ds.y.items), learn.recipe.labels, None, load)
@@ -546,6 +556,7 @@ TextLearner.interpret = TextEnsemble.interpret = interpret_texts
 def show_text_results(learn: TextLearner, n: int = 6, seed: int = 0, width: int = 200) -> pd.DataFrame:
     "A table of `n` validation texts, drawn with `seed`, with their labels, the learner's predictions, and how sure it is."
     ds = learn.data.valid_ds
+    _check_fits('this learner', learn.recipe, learn.data)
     which = np.random.default_rng(seed).permutation(len(ds))[:n]
     corpus, names, multi = ds.x.items[which], learn.recipe.labels, learn.recipe.multi
     probs = learn.probs(corpus if corpus.reverse == learn.recipe.backwards else corpus.backwards())
@@ -577,13 +588,11 @@ def _text_learner(path, saved, data, known, loss_func, **kw):
         tokens, numbers = TokenizeProcessor.from_settings(parts['tokens'], known), NumericalizeProcessor(vocab=parts['words'])
         recipe = TextRecipe(tokens, numbers, parts['labels'], parts['sizes'], parts['backwards'], parts['multi'], tuple(parts.get('columns', ())))
         model = get_text_classifier(**recipe.sizes)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e: raise ValueError(f'{path}: its description is damaged ({type(e).__name__}: {e})') from e
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e: raise ValueError(f"{path}: its description can't be used ({type(e).__name__}: {e})") from e
     check_weights(model, state, path)
-    if data is not None and [str(o) for o in data.vocab or []] != recipe.labels: raise ValueError(f'{path} knows the labels {recipe.labels}, and the data has {data.vocab}')
-    if data is not None and data.text_vocab != recipe.numbers.vocab: raise ValueError(f'{path} has another vocabulary than the data: prepare that with NumericalizeProcessor(vocab=learn.text_vocab)')
-    if data is not None and (np.ndim(data.train_ds.y[0]) > 0) != recipe.multi: raise ValueError(f'{path} gives each text {"any number of labels" if recipe.multi else "one label"}, and the data does not')
-    if data is not None and _pads_with(data) != recipe.sizes['pad_token']: raise ValueError(f'{path} takes number {recipe.sizes["pad_token"]} for padding, and the data pads with {_pads_with(data)}')
-    if data is not None: _same_direction(path, recipe.backwards, data.train_ds.x.items.reverse)
+    if data is not None:
+        _check_fits(path, recipe, data)
+        _same_direction(path, recipe.backwards, data.train_ds.x.items.reverse)
     model.load_state_dict(state)
     cbs = [AvgStatsCallback(accuracy_multi if recipe.multi else accuracy), TextTrainer(), GradientClipping(.4), CudaCallback(), *listify(kw.pop('cbs', None))]
     data = NoData(recipe.labels, []) if data is None else data
@@ -592,7 +601,7 @@ def _text_learner(path, saved, data, known, loss_func, **kw):
 def load_learner(path: str | Path, data: DataBunch | None = None, known=(), loss_func: Callable | None = None, **kw) -> Learner:
     """The learner that `learn.export` has written to `path`, for texts or for images (lesson 11): it predicts as that one did. Safe to use on files of others: nothing in the file is run. `known` are what `export` was told: your own rules and tokenizers, or an image learner's parts.
 
-    A learner for texts is on the default device. With `data` (of the same labels, vocabulary and direction) it can validate and train, too; `loss_func` and `kw` then go to the learner.
+    A learner for texts is on the default device. With `data` (of the same labels, vocabulary and direction) it can validate and train, too (with the penalties and the clipping that are usual in `text_classifier_learner`); `loss_func` and `kw` then go to the learner.
     Raises a `FileNotFoundError`, or a `ValueError` that names the file if it is something else, or cut off."""
     try: saved = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None

@@ -1,5 +1,5 @@
 "Lesson 12c: the classifier's encoder, heads, learners and files, beyond what the lesson shows."
-import math, os, re
+import json, math, os, re, threading
 
 import numpy as np
 import pytest
@@ -680,3 +680,83 @@ def test_data_that_does_not_know_its_processors_is_refused():
     data = clas_data()
     data.train_ds.proc_x = None
     with pytest.raises(ValueError, match='proc_x'): nb.text_classifier_learner(data, 6, 8, 2)
+
+
+# ---- what ends a fit, and what fits a learner
+
+def test_a_loss_that_is_nan_ends_all_stages():
+    class Poison(Callback):
+        fits = 0
+        def begin_fit(self):
+            Poison.fits += 1
+            with torch.no_grad(): self.model[1].layers[-1].weight.fill_(float('nan'))
+    learn = text_learner()
+    learn.logger = lambda *a: None
+    nb.fit_gradually(learn, epochs=1, cbs=Poison)
+    assert Poison.fits == 1 and learn.stopped_at is not None
+    assert all(p.requires_grad for p in learn.model.parameters())
+
+
+def test_dropouts_and_callbacks_get_what_the_learner_was_given():
+    learn = text_learner(drop_mult=.5, α=3., β=5., clip=.7)
+    encoder, head = learn.model[0].module, learn.model[1]
+    drops = {k: p*.5 for k, p in nb.ulmfit_drops.items()}
+    assert (encoder.emb_dp.embed_p, encoder.input_dp.p) == (drops['embed_p'], drops['input_p'])
+    assert {o.p for o in encoder.hidden_dps} == {drops['hidden_p']} and {o.weight_p for o in encoder.rnns} == {drops['weight_p']}
+    assert [o.p for o in head.layers if isinstance(o, nn.Dropout)] == [drops['output_p'], .1]
+    trainer, = (o for o in learn.cbs if isinstance(o, nb.TextTrainer))
+    clipping, = (o for o in learn.cbs if isinstance(o, nb.GradientClipping))
+    assert (trainer.α, trainer.β, clipping.clip) == (3., 5., .7)
+    assert not any(isinstance(o, nb.GradientClipping) for o in text_learner(clip=None).cbs)
+
+
+def other_words(data):
+    data.train_ds.proc_x = [TokenizeProcessor(max_workers=1), NumericalizeProcessor(vocab=[*WORDS[:-1], 'other'])]
+    return data
+
+
+def other_labels(data):
+    for ds in (data.train_ds, data.valid_ds): ds.proc_y = CategoryProcessor(vocab=('pos', 'neg'))
+    return data
+
+
+@pytest.mark.parametrize('change, message', [(other_words, 'another vocabulary'), (other_labels, r"knows the labels \['neg', 'pos'\]")])
+def test_data_of_other_words_or_labels_is_not_interpreted(change, message):
+    learn, data = text_learner(), change(clas_data())
+    for ask in (learn.interpret, nb.TextEnsemble([learn]).interpret):
+        with pytest.raises(ValueError, match=message): ask(data)
+    learn.data = data
+    for ask in (learn.interpret, learn.show_results):
+        with pytest.raises(ValueError, match=message): ask()
+
+
+def test_threads_that_ask_at_once_get_their_own_answers():
+    from concurrent.futures import ThreadPoolExecutor
+    learn = text_learner()
+    asked = [torch.randint(9, len(WORDS), (n,)).tolist() for n in (200, 300)]
+    alone = [learn.probs(Corpus.from_lists([o])) for o in asked]
+    module, inside = learn.model[0].module, []
+    def noted(*_): inside.append(threading.get_ident())
+    handle = module.register_forward_pre_hook(noted)
+    with ThreadPoolExecutor(2) as pool: together = list(pool.map(lambda o: learn.probs(Corpus.from_lists([o])), asked*5))
+    handle.remove()
+    for got, expected in zip(together, alone*5): assert torch.equal(got, expected)
+    switches = sum(a != b for a, b in zip(inside, inside[1:]))
+    assert switches < 10   # each text was read to its end by one thread
+
+
+def test_signs_of_mathematics_in_a_label_are_drawn_as_they_are(tmp_path):
+    explanation = nb.Explanation('$_$', .5, ['a'], [1.])
+    explanation.plot().figure.savefig(tmp_path/'plot.png')
+
+
+def test_a_language_models_file_without_a_direction_reads_forward(tmp_path):
+    file = nb.save_encoder(lm_learner(), tmp_path/'lm.pt')
+    assert nb.encoder_parts(file).backwards is False
+    about = tmp_path/'old.pt'
+    lm_learner().save_lm(about)
+    saved = torch.load(about, weights_only=True)
+    parts = json.loads(saved['about'])
+    del parts['backwards']
+    torch.save(saved | dict(about=json.dumps(parts)), about)
+    assert nb.encoder_parts(about).backwards is False and nb.load_lm(about).backwards is False
