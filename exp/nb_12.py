@@ -58,18 +58,23 @@ _entity = re.compile(r'&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[A-Za-z]\w{1,30});')
 _bare = re.compile(r'''(?<![\w&])(?:amp|quot|nbsp);     # a name that stands alone
                       |(?<=\w)\#(?:39|146);             # an apostrophe after a letter: it#39;s
                       |(?<!&)\#(?:36|39|146);(?=\w)     # or before one; 36 is a dollar sign''', re.VERBOSE)
-_wiki_marks = re.compile(r' @([-.,])@ ')
-_line_break = re.compile(r'(?:\\n){2,}|\\n(?![a-z])|(?<=[.!?,;)"\'])\\n')   # not that of \nabla, or of C:\new
 
 def _entity_text(m):
     "What an entity stands for; one that HTML doesn't know stays."
     return html.unescape(m[0]) if m[0][1] == '#' else html.entities.html5.get(m[0][1:], m[0])   # unescape would make '&s;' of '&amps;'
 
-def fixup_text(t: str) -> str:
-    """Mends what is left of HTML: `&amp;`, `&#39;` and the like become what they stand for, also where the `&` was lost, if they stand alone (`amp;`; but `stamp;` stays) or at a word (`it#39;s`).
+def fix_entities(t: str) -> str:
+    "HTML's entities (`&amp;`, `&#39;` and the like) become what they stand for, also where the `&` was lost, if they stand alone (`amp;`; but `stamp;` stays) or at a word (`it#39;s`)."
+    if ';' not in t: return t
+    return _bare.sub(lambda m: html.unescape('&' + m[0]), _entity.sub(_entity_text, t))
 
-    Also line breaks and quotes that were written as `\\n` and `\\"`, numbers and words that WikiText has taken apart (`1 @.@ 5`, `well @-@ known`), its `<unk>`, and hard spaces."""
-    if ';' in t: t = _bare.sub(lambda m: html.unescape('&' + m[0]), _entity.sub(_entity_text, t))
+# %% ../nbs/12_text.ipynb #5799f544
+_wiki_marks = re.compile(r' @([-.,])@ ')
+_line_break = re.compile(r'(?:\\n){2,}|\\n(?![a-z])|(?<=[.!?,;)"\'])\\n')   # not that of \nabla, or of C:\new
+
+def fixup_text(t: str) -> str:
+    """Mends what is left of HTML (see `fix_entities`), and of other formats: line breaks and quotes that were written as `\\n` and `\\"`, numbers and words that WikiText has taken apart (`1 @.@ 5`, `well @-@ known`), its `<unk>`, and hard spaces."""
+    t = fix_entities(t)
     if '@' in t: t = _wiki_marks.sub(r'\1', t)
     if '\\' in t: t = _line_break.sub(lambda m: '\n'*(len(m[0])//2), t.replace('\\"', '"'))
     return t.replace('<unk>', UNK).replace('\xa0', ' ')
@@ -859,6 +864,19 @@ def _chunks_of(table, chunksize, kw):
     except UnicodeDecodeError as e: raise DataError(f'{table} is not UTF-8 text ({e.reason}, byte {e.object[e.start]:#04x}, after row {n_rows:,}): encoding= says what else it is') from e
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise DataError(f"{table} can't be read as a table: {e}") from e
 
+# %% ../nbs/12_text.ipynb #7fe405ae
+def _checked_split(rows) -> np.ndarray:
+    "Which rows are for validation, as a mask; a `ValueError` if none are, or all."
+    valid = np.array(rows.valid, bool)
+    if not len(valid) or valid.all() or not valid.any(): raise ValueError(f'{(~valid).sum()} rows for training and {valid.sum()} for validation: both need some; valid_col or p_valid says which')
+    return valid
+
+def _targets(rows, chosen, proc_y):
+    "The labels of the `chosen` rows (a mask), by `proc_y` if there is one. An `UnseenLabel` names the row."
+    labels = [o for o, c in zip(rows.labels, chosen) if c]
+    try: return labels if proc_y is None else proc_y(labels)
+    except UnseenLabel as e: raise UnseenLabel(f'row {chosen.nonzero()[0][e.index]}: {e}', e.index) from None
+
 # %% ../nbs/12_text.ipynb #3a16627d
 def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=None, p_valid: float = .1, seed: int = 42, proc_tok: TokenizeProcessor | None = None, proc_num: NumericalizeProcessor | None = None,
                          proc_y: Processor | None = None, chunksize: int = 10_000, folder: str | Path | None = None, known=(), **kw) -> SplitData:
@@ -876,17 +894,13 @@ def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=
         beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.tokens-', dir=beside) as room:
         with open(Path(room)/'tokens', 'wb') as f: words, counts, lengths = _collect(proc_tok.chunks(iter(rows)), rows, f)
-        valid = np.array(rows.valid, bool)
-        if not len(valid) or valid.all() or not valid.any(): raise ValueError(f'{(~valid).sum()} rows for training and {valid.sum()} for validation: both need some; valid_col or p_valid says which')
+        valid = _checked_split(rows)
         if proc_num.vocab is None: proc_num.vocab = proc_num.make_vocab(Counter(dict(zip(words, counts.tolist()))))
         ids, number = np.memmap(f.name, np.int32, 'r') if lengths.sum() else np.zeros(0, np.int32), np.array(proc_num.numericalize(words), np.int32)
         def new(name, n): return np.empty(n, np.int32) if folder is None or not n else np.lib.format.open_memmap(Path(room)/f'{name}.npy', 'w+', np.int32, (n,))
         parts = []
         for name, chosen in dict(train=~valid, valid=valid).items():   # training first: it makes the labels' vocabulary
-            labels = [o for o, c in zip(rows.labels, chosen) if c]
-            try: y = labels if proc_y is None else proc_y(labels)
-            except UnseenLabel as e: raise UnseenLabel(f'row {chosen.nonzero()[0][e.index]}: {e}', e.index) from None
-            parts.append(labelled_corpus(_translate(ids, lengths, chosen, number, partial(new, name)), y, [proc_tok, proc_num], proc_y))
+            parts.append(labelled_corpus(_translate(ids, lengths, chosen, number, partial(new, name)), _targets(rows, chosen, proc_y), [proc_tok, proc_num], proc_y))
         if folder is None: return SplitData(*parts)
         save_text_data(folder, SplitData(*parts), known)
     return load_text_data(folder, known)
