@@ -17,28 +17,8 @@ def read_file(fn: str | Path) -> str:
     try: return Path(fn).read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as e: raise DataError(f'{fn} is not UTF-8 text ({e.reason} at byte {e.start}): was it saved in another encoding?') from e
 
-# %% ../nbs/12_text.ipynb #7178515f
-class TextList(ItemList):
-    """Texts by their files' names, or as strings; `tl[i]` is the text, or once a processor has prepared the list, what that has made of it.
-
-    A `Corpus` and `TokenLists` are kept as they are."""
-    def __init__(self, items, path: str | Path = '.', tfms=None):
-        super().__init__((), path, tfms)
-        self.items = items if isinstance(items, (Corpus, TokenLists)) else listify(items)
-    @classmethod
-    def from_files(cls, path: str | Path, extensions='.txt', recurse: bool = True, include=None, **kw) -> 'TextList':
-        "The text files in `path`, as `get_files` finds them; `kw` goes to the list. Warns of folders without a text beside others that have some."
-        return cls(class_files(path, extensions, recurse, include, 'text', 3), path, **kw)
-    def get(self, i): return read_file(i) if isinstance(i, Path) else i
-    def _name(self, o):
-        if isinstance(o, Path): return super()._name(o)
-        s = f'{o if isinstance(o, str) else o.tolist() if isinstance(o, Tensor) else o!r}'
-        if len(s) <= 60: return s
-        short = f'{s[:60].rpartition(" ")[0] or s[:60]} …'   # cut between words, if there are some
-        return f'{short}]' if s.startswith('[') else short
-
 # %% ../nbs/12_text.ipynb #02ed909f
-_br = re.compile(r'<\s*+br\s*+(?:/\s*+)?>|\r\n?', re.IGNORECASE)   # `*+` is a `*` that gives nothing back; more of that below
+_br = re.compile(r'<\s*+br\s*+(?:/\s*+)?>|\r\n?', re.IGNORECASE)   # `*+` never gives back what it took, so a long row of spaces isn't tried again and again (Python 3.11 on)
 
 def sub_br(t: str) -> str:
     "HTML's line breaks (`<br />`), and those of Windows and old Macs, become line breaks."
@@ -60,7 +40,7 @@ UNK, PAD, BOS, EOS, TK_REP, TK_WREP, TK_UP, TK_MAJ = default_spec_tok = 'xxunk x
 FLD = 'xxfld'
 
 # %% ../nbs/12_text.ipynb #14ba9b5e
-_rep = re.compile(r'(\S)\1{3}\1*+')
+_rep = re.compile(r'(\S)\1{3,}')
 
 def replace_rep(t: str) -> str:
     "A character four times or more in a row becomes `xxrep`, how many, and the character: `cccc` -> ` xxrep 4 c `."
@@ -78,18 +58,23 @@ _entity = re.compile(r'&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[A-Za-z]\w{1,30});')
 _bare = re.compile(r'''(?<![\w&])(?:amp|quot|nbsp);     # a name that stands alone
                       |(?<=\w)\#(?:39|146);             # an apostrophe after a letter: it#39;s
                       |(?<!&)\#(?:36|39|146);(?=\w)     # or before one; 36 is a dollar sign''', re.VERBOSE)
-_wiki_marks = re.compile(r' @([-.,])@ ')
-_line_break = re.compile(r'(?:\\n){2,}|\\n(?![a-z])|(?<=[.!?,;)"\'])\\n')   # not that of \nabla, or of C:\new
 
 def _entity_text(m):
     "What an entity stands for; one that HTML doesn't know stays."
     return html.unescape(m[0]) if m[0][1] == '#' else html.entities.html5.get(m[0][1:], m[0])   # unescape would make '&s;' of '&amps;'
 
-def fixup_text(t: str) -> str:
-    """Mends what is left of HTML: `&amp;`, `&#39;` and the like become what they stand for, also where the `&` was lost, if they stand alone (`amp;`; but `stamp;` stays) or at a word (`it#39;s`).
+def fix_entities(t: str) -> str:
+    "HTML's entities (`&amp;`, `&#39;` and the like) become what they stand for, also where the `&` was lost, if they stand alone (`amp;`; but `stamp;` stays) or at a word (`it#39;s`)."
+    if ';' not in t: return t
+    return _bare.sub(lambda m: html.unescape('&' + m[0]), _entity.sub(_entity_text, t))
 
-    Also line breaks and quotes that were written as `\\n` and `\\"`, numbers and words that WikiText has taken apart (`1 @.@ 5`, `well @-@ known`), its `<unk>`, and hard spaces."""
-    if ';' in t: t = _bare.sub(lambda m: html.unescape('&' + m[0]), _entity.sub(_entity_text, t))
+# %% ../nbs/12_text.ipynb #5799f544
+_wiki_marks = re.compile(r' @([-.,])@ ')
+_line_break = re.compile(r'(?:\\n){2,}|\\n(?![a-z])|(?<=[.!?,;)"\'])\\n')   # not that of \nabla, or of C:\new
+
+def fixup_text(t: str) -> str:
+    """Mends what is left of HTML (see `fix_entities`), and of other formats: line breaks and quotes that were written as `\\n` and `\\"`, numbers and words that WikiText has taken apart (`1 @.@ 5`, `well @-@ known`), its `<unk>`, and hard spaces."""
+    t = fix_entities(t)
     if '@' in t: t = _wiki_marks.sub(r'\1', t)
     if '\\' in t: t = _line_break.sub(lambda m: '\n'*(len(m[0])//2), t.replace('\\"', '"'))
     return t.replace('<unk>', UNK).replace('\xa0', ' ')
@@ -100,15 +85,16 @@ default_pre_rules = [fixup_text, sub_br, replace_rep, replace_wrep, spec_add_spa
 # %% ../nbs/12_text.ipynb #bceba9dd
 class SpacyTokenizer:
     "spaCy's tokenizer for the language `lang` ('en', 'de', 'fr' …), without any model: a text as a list of words, punctuation, and line breaks. spaCy is imported on first use. Unknown languages are a `ValueError`."
-    by_word = True
+    by_word, most_strings = True, 1 << 20   # spaCy keeps each string that it has met; from so many on it starts anew
     def __init__(self, lang: str = 'en'): self.lang, self._tok = lang, None
     def _make(self):
         import spacy
         try: self._tok = spacy.blank(self.lang).tokenizer
         except (ImportError, ValueError, OSError) as e: raise ValueError(f'spaCy has no tokenizer for lang={self.lang!r} here: {str(e).splitlines()[0]}') from e
     def __call__(self, text: str) -> list[str]:
-        if self._tok is None: self._make()
-        return [t for o in self._tok(text) if not (t := o.text).isspace() or '\n' in t]
+        if self._tok is None or len(self._tok.vocab.strings) > self.most_strings: self._make()
+        words = [o.text for o in self._tok(text)]
+        return [w for w in words if not w.isspace() or '\n' in w]
     def settings(self) -> dict:
         "What `TokenizeProcessor.from_settings` needs to make it again."
         return dict(kind='spacy', lang=self.lang)
@@ -329,27 +315,30 @@ def _checked_text(o, which='a text'):
     return o
 
 class TokenizeProcessor(Processor):
-    "Texts, or files of such, to lists of tokens; one at a time."
+    "Texts, or files that hold them, to lists of tokens; one at a time."
+    _made_for = None
     def __init__(self, lang: str = 'en', chunksize: int = 2000, pre_rules=None, post_rules=None, max_workers: int | None = None, tokenizer: Callable | None = None):
         self.chunksize, self.max_workers, self.tokenizer = chunksize, max_workers, tokenizer or SpacyTokenizer(lang)
-        self.pre_rules = default_pre_rules if pre_rules is None else pre_rules
-        self.post_rules = getattr(self.tokenizer, 'post_rules', default_post_rules) if post_rules is None else post_rules
-    def __setattr__(self, name, value):
-        super().__setattr__(name, tuple(listify(value)) if name in ('pre_rules', 'post_rules') else value)   # other rules are assigned, not appended: the defaults are everybody's
-        if name in ('tokenizer', 'post_rules') and hasattr(self, 'post_rules'): self._split()   # what was kept for words was made by others
-    def _split(self):
-        "Which of the rules may be kept for each word, and which not."
+        if pre_rules is None: pre_rules = default_pre_rules
+        if post_rules is None: post_rules = getattr(self.tokenizer, 'post_rules', default_post_rules)
+        self.pre_rules, self.post_rules = tuple(listify(pre_rules)), tuple(listify(post_rules))   # no lists: the defaults are everybody's
+    def _update(self):
+        "Which of the rules may be kept for each word, and which not; what was kept goes, if it was made by another tokenizer or other rules."
+        made_for = self.tokenizer, *listify(self.post_rules)
+        if made_for == self._made_for: return
         def is_by_word(f): return getattr(f, 'by_word', False)
-        rules = sorted(self.post_rules, key=lambda f: getattr(f, '_order', 0))
+        rules = sorted(listify(self.post_rules), key=lambda f: getattr(f, '_order', 0))   # as `compose` has them
         n = len(list(itertools.takewhile(is_by_word, rules))) if is_by_word(self.tokenizer) else 0
         self._inner, self._outer = rules[:n], rules[n:]
         self._kept = _Kept(self._word) if is_by_word(self.tokenizer) else None
+        self._made_for = made_for
     def _word(self, word):
         toks = self.tokenizer(word)
         for rule in self._inner: toks = rule(toks)
         return toks
     def proc1(self, item: str | Path) -> list[str]:
         "The tokens of one text, or of the text in a file."
+        self._update()
         text = compose(read_file(item) if isinstance(_checked_text(item), Path) else item, self.pre_rules)
         toks = self.tokenizer(text) if self._kept is None else list(itertools.chain.from_iterable(map(self._kept.__getitem__, _words.findall(text))))
         return compose(toks, self._outer)
@@ -357,7 +346,7 @@ class TokenizeProcessor(Processor):
 
 # %% ../nbs/12_text.ipynb #32907542
 class TokenizeProcessor(TokenizeProcessor):
-    """Texts, or files of such, to `TokenLists`: `pre_rules` change the text, `tokenizer` takes it apart (by default `SpacyTokenizer(lang)`), `post_rules` change the list of tokens. Rules are tuples: assign others to change them.
+    """Texts, or files that hold them, to `TokenLists`: `pre_rules` change the text, `tokenizer` takes it apart (by default `SpacyTokenizer(lang)`), `post_rules` change the list of tokens. Rules are tuples: assign others to change them.
 
     Works in chunks of at most `chunksize` texts, shared among `max_workers` processes (default: one a core); the results don't depend on either. A tokenizer is a function from a text to a list of strings."""
     def proc_chunk(self, items) -> tuple:
@@ -369,17 +358,14 @@ class TokenizeProcessor(TokenizeProcessor):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
         workers, n = max(1, cores if self.max_workers is None else self.max_workers), len(items) if hasattr(items, '__len__') else None
         size = self.chunksize if n is None else max(1, min(self.chunksize, math.ceil(n/(4*workers))))
-        if n is not None and n < 200: workers = 1   # not worth a process
+        if n is not None and n < (200 if _context().get_start_method() == 'fork' else 10_000): workers = 1   # not worth a process, which may have to import everything first
         if n: self.proc1('a')                       # so that processes start with all that is imported
         it = (_checked_text(o, f'text {i}') for i, o in enumerate(items))
         def take(): return list(itertools.islice(it, size))
         chunks = iter(take, [])   # until nothing is left
         return with_bar(_in_order(self.proc_chunk, chunks, workers), None if n is None else math.ceil(n/size), 'tokenizing')
     def __call__(self, items) -> TokenLists: return TokenLists.join(self.chunks(items))
-    def __getstate__(self): return {k: v for k, v in vars(self).items() if k not in ('_inner', '_outer', '_kept')}
-    def __setstate__(self, state):
-        vars(self).update(state)
-        self._split()
+    def __getstate__(self): return {k: v for k, v in vars(self).items() if k not in ('_inner', '_outer', '_kept', '_made_for')}
 
 # %% ../nbs/12_text.ipynb #5f148956
 def count_tokens(tokens: TokenLists) -> Counter:
@@ -442,6 +428,7 @@ class NumericalizeProcessor(NumericalizeProcessor):
         return Corpus(_indexed(number, tokens.corpus.ids), tokens.corpus.offsets, tokens.corpus.reverse)
 
 # %% ../nbs/12_text.ipynb #6f91f98b
+_piece = re.compile('▁[^▁-█]')   # of a word's beginning; not of bars such as ▁▃█
 _tight = re.compile(r" (n't|'s|'m|'re|'ve|'ll|'d|[.,!?;:)\]%…])(?!\w)")
 
 def _shown(t, toks):
@@ -461,11 +448,58 @@ def _shown(t, toks):
 def show_text(tokens, vocab: list[str] | None = None) -> str:
     "Tokens (or, with a `vocab`, their numbers) as a text that can be read: capitals and repetitions written out again, marks left out, no spaces before punctuation."
     toks = [vocab[int(i)] for i in tokens] if vocab is not None else list(tokens)
-    if any(t[:1] == '▁' for t in toks): toks = _words.findall(''.join(f' {t} ' if t in default_spec_tok[1:] else t for t in toks).replace('▁', ' '))   # words again, of the pieces at this lesson's end
+    if any(map(_piece.match, toks)): toks = _words.findall(''.join(f' {t} ' if t in default_spec_tok[1:] else t for t in toks).replace('▁', ' '))   # words again, of the pieces of words below
     toks = iter(toks)
     text = ' '.join(w for t in toks if (w := _shown(t, toks)))
     text = re.sub(r'([(\[]) ', r'\1', _tight.sub(r'\1', text))
     return re.sub(' ?\n ?', '\n', text)
+
+# %% ../nbs/12_text.ipynb #7178515f
+class TextList(ItemList):
+    """Texts by their files' names, or as strings; `tl[i]` is the text, or once a processor has prepared the list, what that has made of it.
+
+    A `Corpus` and `TokenLists` are kept as they are."""
+    def __init__(self, items, path: str | Path = '.', tfms=None):
+        super().__init__((), path, tfms)
+        self.items = items if isinstance(items, (Corpus, TokenLists)) else listify(items)
+    @classmethod
+    def from_files(cls, path: str | Path, extensions='.txt', recurse: bool = True, include=None, **kw) -> 'TextList':
+        "The text files in `path`, as `get_files` finds them; `kw` goes to the list. Warns of folders without a text beside others that have some."
+        return cls(class_files(path, extensions, recurse, include, 'text', 3), path, **kw)
+    def get(self, i): return read_file(i) if isinstance(i, Path) else i
+    def _name(self, o):
+        if isinstance(o, Path): return super()._name(o)
+        s = f'{o if isinstance(o, str) else o.tolist() if isinstance(o, Tensor) else o!r}'
+        if len(s) <= 60: return s
+        short = f'{s[:60].rpartition(" ")[0] or s[:60]} …'   # cut between words, if there are some
+        return f'{short}]' if s.startswith('[') else short
+
+# %% ../nbs/12_text.ipynb #63f92be7
+class SubwordTokenizer:
+    """Pieces of words, by sentencepiece: frequent words stay whole, others fall into parts; `▁` is the space before a word. `train` makes one from texts.
+
+    With it, a `TokenizeProcessor` uses by default no other post-rule than `add_eos_bos`."""
+    by_word, post_rules = True, [add_eos_bos]
+    def __init__(self, model: bytes): self.model, self._sp = model, None
+    @classmethod
+    def train(cls, texts, vocab_sz: int = 8000, **kw) -> 'SubwordTokenizer':
+        "Learns some `vocab_sz` pieces from `texts` (after their pre-rules); `kw` goes to sentencepiece's trainer. An `ImportError` says what to install, if it is missing."
+        try: import sentencepiece as spm
+        except ImportError as e: raise ImportError('SubwordTokenizer needs a package that is not installed: pip install sentencepiece') from e
+        if isinstance(texts, (str, Path)): raise ValueError('SubwordTokenizer.train takes many texts, not one')
+        out, lines = io.BytesIO(), (line for t in texts for line in t.splitlines() if line.strip())
+        args = dict(vocab_size=vocab_sz, hard_vocab_limit=False, max_sentence_length=1 << 20, minloglevel=2, num_threads=1, user_defined_symbols=[*default_spec_tok, FLD])
+        spm.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=out, **args | kw)
+        return cls(out.getvalue())
+    def __call__(self, text: str) -> list[str]:
+        if self._sp is None:
+            import sentencepiece as spm
+            self._sp = spm.SentencePieceProcessor(model_proto=self.model)
+        return [text] if text.isspace() else self._sp.encode(text, out_type=str)
+    def settings(self) -> dict:
+        "What `TokenizeProcessor.from_settings` needs to make it again."
+        return dict(kind='sentencepiece', model=base64.b64encode(self.model).decode())
+    def __getstate__(self): return vars(self) | dict(_sp=None)
 
 # %% ../nbs/12_text.ipynb #ebf81b37
 _format = 'exp corpus 1'
@@ -493,7 +527,7 @@ def _load_corpus(path: str | Path, mmap: bool = True) -> Corpus:
 
     A `DataError` names what is missing or broken."""
     path, marker = Path(path), read_marker(path) or {}
-    if marker.get('source') != _format: raise DataError(f'{path} is no folder that Corpus.save has written')
+    if marker.get('source') != _format or 'tokens' not in marker: raise DataError(f'{path} is no folder that Corpus.save has written')
     ids, offsets = _load_array(path/'ids.npy', np.int32, mmap and marker['tokens'] > 0), _load_array(path/'offsets.npy', np.int64)
     try: res = Corpus(ids, offsets, marker.get('reverse', False))
     except ValueError as e: raise DataError(f'{path}: its files do not belong together ({e})') from e
@@ -530,7 +564,8 @@ class LM_PreLoader:
         self.batchify()
     def batchify(self):
         "Begin a new stream; with `shuffle`, in a new order of the texts."
-        self.order, lengths = torch.randperm(len(self.texts), generator=self.generator).numpy() if self.shuffle else None, self.texts.lengths
+        lengths = self.texts.lengths
+        self.order = torch.randperm(len(self.texts), generator=self.generator).numpy() if self.shuffle else None
         self.ends = np.cumsum(lengths if self.order is None else lengths[self.order])
     def read(self, start: int, n: int) -> np.ndarray:
         "The `n` tokens of the stream from `start` on."
@@ -562,7 +597,7 @@ class LMLoader:
     """The batches of a `LM_PreLoader`, whole: `x` [bs, bptt] and the tokens that follow, `y` [bs, bptt], LongTensors; each batch continues the one before, row by row. Where the dataset shuffles, each pass does so anew.
 
     Rows are read `ahead` windows at once."""
-    reshuffles, num_workers = True, 0   # nobody else has to call `batchify` (lesson 12a's callbacks would)
+    reshuffles, num_workers = True, 0   # `reshuffles`: lesson 12a's callback needn't call `batchify` between epochs
     def __init__(self, dataset: LM_PreLoader, ahead: int = 16): self.dataset, self.ahead = dataset, ahead
     @property
     def batch_size(self) -> int: return self.dataset.bs
@@ -641,20 +676,23 @@ class SortSampler(Sampler):
     def __iter__(self): return iter(sorted(range(len(self)), key=self.key, reverse=True))
 
 # %% ../nbs/12_text.ipynb #e826551a
+def _cut(xs, n): return [xs[i:i+n] for i in range(0, len(xs), n)]
+
 class SortishSampler(Sampler):
-    """The numbers of all items in random order, but with those of like `key(i)` in the same batch of `bs`: sorted within random lots of 50 batches, which are then shuffled. Of the full batches, that with the largest is the first, so that a memory that is
+    """The numbers of all items in random order, but with those of like `key(i)` in the same batch of `bs`: sorted within random lots of `lot` batches, which are then shuffled. Of the full batches, that with the largest is the first, so that a memory that is
     too small shows at once; and one that isn't full is the last."""
-    def __init__(self, data_source, key: Callable, bs: int, generator: torch.Generator | None = None): self.data_source, self.key, self.bs, self.generator = data_source, key, bs, generator
+    def __init__(self, data_source, key: Callable, bs: int, generator: torch.Generator | None = None, lot: int = 50):
+        self.data_source, self.key, self.bs, self.generator, self.lot = data_source, key, bs, generator, lot
     def __len__(self): return len(self.data_source)
     def __iter__(self):
-        idxs, bs = torch.randperm(len(self), generator=self.generator).tolist(), self.bs
-        idxs = [i for a in range(0, len(idxs), 50*bs) for i in sorted(idxs[a:a + 50*bs], key=self.key, reverse=True)]
-        batches = [idxs[i:i+bs] for i in range(0, len(idxs), bs)]
-        rest = batches.pop() if len(idxs) % bs else []
+        order = torch.randperm(len(self), generator=self.generator).tolist()
+        lots = [sorted(o, key=self.key, reverse=True) for o in _cut(order, self.lot*self.bs)]
+        batches = _cut([i for o in lots for i in o], self.bs)
+        rest = batches.pop() if len(self) % self.bs else []
         if batches:
-            first = batches.pop(max(range(len(batches)), key=lambda i: self.key(batches[i][0])))
+            batches.remove(first := max(batches, key=lambda b: self.key(b[0])))
             batches = [first, *(batches[i] for i in torch.randperm(len(batches), generator=self.generator).tolist())]
-        return iter([i for b in batches for i in b] + rest)
+        return iter([i for b in [*batches, rest] for i in b])
 
 # %% ../nbs/12_text.ipynb #97fd2171
 def pad_collate(samples, pad_idx: int = 1, pad_first: bool = False) -> tuple[Tensor, Tensor]:
@@ -748,14 +786,22 @@ class _Rows:
     "The rows of a table, chunk by chunk: gives their texts, and remembers labels (with `stored`, those that a folder can hold) and which are for validation."
     def __init__(self, chunks, text_cols, label_cols, valid_col, p_valid, seed, stored=False):
         self.chunks, self.text_cols, self.label_cols, self.valid_col, self.p_valid, self.rng = chunks, text_cols, listify(label_cols), valid_col, p_valid, np.random.default_rng(seed)
-        self.labels, self.valid, self.stored = [], [], stored
+        self.labels, self.valid, self.known, self.stored = [], [], set(), stored
     def __iter__(self):
         for df in self.chunks:
             n, texts = len(self.valid), join_columns(df, self.text_cols)
             if missing := [c for c in [*self.label_cols, *listify(self.valid_col)] if c not in df]: raise ValueError(f'no column {", ".join(map(repr, missing))}; the table has {", ".join(map(repr, df.columns))}')
             self.labels += self.labels_of(df, n)
-            self.valid += (self.rng.random(len(df)) < self.p_valid).tolist() if self.valid_col is None else _yes_no(df[self.valid_col].tolist(), self.valid_col, n)
+            self.valid += self.drawn(self.labels[n:]) if self.valid_col is None else _yes_no(df[self.valid_col].tolist(), self.valid_col, n)
             yield from texts
+    def drawn(self, labels):
+        "Which rows with these `labels` are for validation: drawn at random, but for the first of each label, with which training learns that there is such a label."
+        res = (self.rng.random(len(labels)) < self.p_valid).tolist()
+        for i, label in enumerate(labels):
+            if len(self.label_cols) == 1 and label not in self.known:
+                self.known.add(label)
+                res[i] = False
+        return res
     def labels_of(self, df, n):
         if not self.label_cols: return [0]*len(df)
         if len(self.label_cols) > 1:
@@ -818,12 +864,25 @@ def _chunks_of(table, chunksize, kw):
     except UnicodeDecodeError as e: raise DataError(f'{table} is not UTF-8 text ({e.reason}, byte {e.object[e.start]:#04x}, after row {n_rows:,}): encoding= says what else it is') from e
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise DataError(f"{table} can't be read as a table: {e}") from e
 
+# %% ../nbs/12_text.ipynb #7fe405ae
+def _checked_split(rows) -> np.ndarray:
+    "Which rows are for validation, as a mask; a `ValueError` if none are, or all."
+    valid = np.array(rows.valid, bool)
+    if not len(valid) or valid.all() or not valid.any(): raise ValueError(f'{(~valid).sum()} rows for training and {valid.sum()} for validation: both need some; valid_col or p_valid says which')
+    return valid
+
+def _targets(rows, chosen, proc_y):
+    "The labels of the `chosen` rows (a mask), by `proc_y` if there is one. An `UnseenLabel` names the row."
+    labels = [o for o, c in zip(rows.labels, chosen) if c]
+    try: return labels if proc_y is None else proc_y(labels)
+    except UnseenLabel as e: raise UnseenLabel(f'row {chosen.nonzero()[0][e.index]}: {e}', e.index) from None
+
 # %% ../nbs/12_text.ipynb #3a16627d
 def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=None, p_valid: float = .1, seed: int = 42, proc_tok: TokenizeProcessor | None = None, proc_num: NumericalizeProcessor | None = None,
                          proc_y: Processor | None = None, chunksize: int = 10_000, folder: str | Path | None = None, known=(), **kw) -> SplitData:
     """Labelled texts from a DataFrame, or from a CSV file that is read `chunksize` rows at a time (`kw` goes to `pd.read_csv`), so that it may be larger than memory; with a `folder`, the numbers, too, are on the disk only, and stay there (see `load_text_data`, also for `known`). Meanwhile tokens go to a file beside that folder, or without one, to the system's folder for such.
 
-    `text_cols` is a column or several (see `join_columns`). `label_cols` is one of labels, or several of 0 and 1 (one for each label, any number of which may be true), or None. `valid_col` is 1 where a row is for validation; without it, a share `p_valid` is drawn by `seed`. What a file holds is text: its labels are strings, and neither `NA` nor `None` is missing. (`dtype=` and `keep_default_na=` change that.)
+    `text_cols` is a column or several (see `join_columns`). `label_cols` is one of labels, or several of 0 and 1 (one for each label, any number of which may be true), or None. `valid_col` is 1 where a row is for validation; without it, a share `p_valid` is drawn by `seed`, but never the first row of a label. What a file holds is text: its labels are strings, and neither `NA` nor `None` is missing. (`dtype=` and `keep_default_na=` change that.)
     A `ValueError` or a `DataError` names a column that is missing, or whose labels a folder can't hold, or the row that is wrong."""
     rows = _Rows(_chunks_of(table, chunksize, kw), text_cols, label_cols, valid_col, p_valid, seed, folder is not None)
     proc_tok, proc_num = proc_tok or TokenizeProcessor(), proc_num or NumericalizeProcessor()
@@ -835,17 +894,13 @@ def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=
         beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.tokens-', dir=beside) as room:
         with open(Path(room)/'tokens', 'wb') as f: words, counts, lengths = _collect(proc_tok.chunks(iter(rows)), rows, f)
-        valid = np.array(rows.valid, bool)
-        if not len(valid) or valid.all() or not valid.any(): raise ValueError(f'{(~valid).sum()} rows for training and {valid.sum()} for validation: both need some; valid_col or p_valid says which')
+        valid = _checked_split(rows)
         if proc_num.vocab is None: proc_num.vocab = proc_num.make_vocab(Counter(dict(zip(words, counts.tolist()))))
         ids, number = np.memmap(f.name, np.int32, 'r') if lengths.sum() else np.zeros(0, np.int32), np.array(proc_num.numericalize(words), np.int32)
         def new(name, n): return np.empty(n, np.int32) if folder is None or not n else np.lib.format.open_memmap(Path(room)/f'{name}.npy', 'w+', np.int32, (n,))
         parts = []
         for name, chosen in dict(train=~valid, valid=valid).items():   # training first: it makes the labels' vocabulary
-            labels = [o for o, c in zip(rows.labels, chosen) if c]
-            try: y = labels if proc_y is None else proc_y(labels)
-            except UnseenLabel as e: raise UnseenLabel(f'row {chosen.nonzero()[0][e.index]}: {e}', e.index) from None
-            parts.append(labelled_corpus(_translate(ids, lengths, chosen, number, partial(new, name)), y, [proc_tok, proc_num], proc_y))
+            parts.append(labelled_corpus(_translate(ids, lengths, chosen, number, partial(new, name)), _targets(rows, chosen, proc_y), [proc_tok, proc_num], proc_y))
         if folder is None: return SplitData(*parts)
         save_text_data(folder, SplitData(*parts), known)
     return load_text_data(folder, known)
@@ -860,7 +915,7 @@ def _tok_settings(self, known=()) -> dict:
     def name(f):
         if names.get(n := getattr(f, '__name__', repr(f))) is not f: raise ValueError(f'{n} is a rule or tokenizer of your own, and can only be stored by name: pass known=[{n}], when saving and when loading')
         return n
-    return dict(pre_rules=[name(f) for f in self.pre_rules], post_rules=[name(f) for f in self.post_rules], chunksize=self.chunksize,
+    return dict(pre_rules=[name(f) for f in listify(self.pre_rules)], post_rules=[name(f) for f in listify(self.post_rules)], chunksize=self.chunksize,
                 tokenizer=self.tokenizer.settings() if hasattr(self.tokenizer, 'settings') else dict(kind='own', name=name(self.tokenizer)))
 
 TokenizeProcessor.settings = _tok_settings
@@ -911,41 +966,16 @@ def load_text_data(folder: str | Path, known=(), mmap: bool = True) -> SplitData
     "What `save_text_data` has written to `folder`; with `mmap`, texts are read when they are used. A `DataError` names what is missing or broken, a `ValueError` what has to be among `known`."
     folder = Path(folder)
     if (read_marker(folder) or {}).get('source') != _text_format: raise DataError(f'{folder} is no folder that save_text_data has written')
+    broken = f'{folder/"about.json"} is missing or broken'
     try:
         about = json.loads((folder/'about.json').read_text(encoding='utf-8'))
-        labels, vocab, tok = about['labels'], about['text_vocab'], about['tokenizer']
-    except (OSError, ValueError, KeyError, TypeError) as e: raise DataError(f'{folder/"about.json"} is missing or broken ({type(e).__name__})') from e
-    proc_x = [TokenizeProcessor.from_settings(tok, known), NumericalizeProcessor(vocab)]
-    proc_y = None if labels is None else (MultiCategoryProcessor if labels['multi'] else CategoryProcessor)(labels['vocab'])
+        labels, tok, proc_num = about['labels'], about['tokenizer'], NumericalizeProcessor(about['text_vocab'])
+        proc_y = None if labels is None else (MultiCategoryProcessor if labels['multi'] else CategoryProcessor)(labels['vocab'])
+    except (OSError, ValueError, KeyError, TypeError) as e: raise DataError(f'{broken} ({type(e).__name__}: {e})') from e
+    try: proc_x = [TokenizeProcessor.from_settings(tok, known), proc_num]   # a ValueError says what is to be known
+    except (KeyError, TypeError, AttributeError) as e: raise DataError(f'{broken} ({type(e).__name__}: {e})') from e
     def part(name):
         y, texts = _load_array(folder/f'{name}_labels.npy', np.float32 if labels and labels['multi'] else np.int64), Corpus.load(folder/name, mmap)
         if len(y) != len(texts): raise DataError(f'{folder}: {len(texts)} texts and {len(y)} labels for {name}')
         return labelled_corpus(texts, list(torch.from_numpy(y)) if y.ndim > 1 else y.tolist(), proc_x, proc_y)
     return SplitData(part('train'), part('valid'))
-
-# %% ../nbs/12_text.ipynb #63f92be7
-class SubwordTokenizer:
-    """Pieces of words, by sentencepiece: frequent words stay whole, others fall into parts; `▁` is the space before a word. `train` makes one from texts.
-
-    With it, a `TokenizeProcessor` uses by default no other post-rule than `add_eos_bos`."""
-    by_word, post_rules = True, [add_eos_bos]
-    def __init__(self, model: bytes): self.model, self._sp = model, None
-    @classmethod
-    def train(cls, texts, vocab_sz: int = 8000, **kw) -> 'SubwordTokenizer':
-        "Learns some `vocab_sz` pieces from `texts` (after their pre-rules); `kw` goes to sentencepiece's trainer. An `ImportError` says what to install, if it is missing."
-        try: import sentencepiece as spm
-        except ImportError as e: raise ImportError('SubwordTokenizer needs a package that is not installed: pip install sentencepiece') from e
-        if isinstance(texts, (str, Path)): raise ValueError('SubwordTokenizer.train takes many texts, not one')
-        out, lines = io.BytesIO(), (line for t in texts for line in t.splitlines() if line.strip())
-        args = dict(vocab_size=vocab_sz, hard_vocab_limit=False, max_sentence_length=1 << 20, minloglevel=2, num_threads=1, user_defined_symbols=[*default_spec_tok, FLD])
-        spm.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=out, **args | kw)
-        return cls(out.getvalue())
-    def __call__(self, text: str) -> list[str]:
-        if self._sp is None:
-            import sentencepiece as spm
-            self._sp = spm.SentencePieceProcessor(model_proto=self.model)
-        return [text] if text.isspace() else self._sp.encode(text, out_type=str)
-    def settings(self) -> dict:
-        "What `TokenizeProcessor.from_settings` needs to make it again."
-        return dict(kind='sentencepiece', model=base64.b64encode(self.model).decode())
-    def __getstate__(self): return vars(self) | dict(_sp=None)

@@ -3,7 +3,7 @@
 # %% ../nbs/12d_train_ulmfit.ipynb #c3eac181
 from exp.nb_12d import *
 from exp.nb_12d import _Csv, _Progress, _names, _printable, _text_in   # what stands above
-import argparse, base64, csv, hashlib, html, io, shutil
+import argparse, base64, csv, errno, hashlib, html, io, shutil
 from exp.train_imagenette import _Parser, _amp, _finite, _number   # lesson 11's: errors of one line, mixed precision, numbers as JSON has them, and within limits
 
 # %% ../nbs/12d_train_ulmfit.ipynb #8c1e56c7
@@ -66,7 +66,7 @@ def _lm_options(add, r):
     add('--n-layers', type=_number(int, 1), default=r['n_layers'], metavar='N', help='number of LSTMs')
     add('--bptt', type=_number(int, 2), default=r['bptt'], metavar='N', help='words that gradients go back through')
     add('--lm-epochs', type=_number(int, 0), default=r['lm_epochs'], metavar='N',
-        help='passes over all texts; 0 with --pretrained takes that as it is, and without it leaves the language model out')
+        help='passes over all texts, after one with --pretrained in which only its words are trained; 0 with --pretrained takes that as it is, and without it leaves the language model out')
     add('--lm-bs', type=_number(int, 1), default=r['lm_bs'], metavar='N', help='rows of a batch')
     add('--lm-lr', type=_number(float, 0, open_low=True), default=r['lm_lr'], metavar='RATE', help='the highest learning rate')
     add('--lm-drop', type=_number(float, 0, 2), default=r['lm_drop'], metavar='FACTOR', help='multiplies all dropouts')
@@ -83,7 +83,7 @@ def _classifier_options(add, r):
         help='what rates are divided by from each group of layers to the one below, here and where a pretrained language model is fine-tuned (default: 2.6; 1 for LSTMs of a width up to 500)')
     add('--decay', type=_number(float, 0, 1, True), metavar='FACTOR',
         help='what rates are multiplied by from each step of the thaw to the next (default: 0.5; 0.8 for LSTMs of a width up to 500)')
-    add('--drop', type=_number(float, 0, 2), default=r['drop'], metavar='FACTOR', help='multiplies all dropouts')
+    add('--drop', type=_number(float, 0, 2), default=r['drop'], metavar='FACTOR', help='multiplies all dropouts but that of the hidden layer after the LSTMs, 0.1')
     add('--max-len', type=_number(int, 1), default=r['max_len'], metavar='N', help='how many words at the end of a text the head sees, and gradients go through')
     add('--backward', action='store_true', help='read all texts from their end')
     add('--ensemble', action='store_true', help='train two, forward and backward, and average what they say')
@@ -357,10 +357,17 @@ def _joined_record(parts):
     return dict(batches=sum(p['batches'] for p in parts), losses=[l for p in parts for l in p['losses']], history=[h for p in parts for h in p['history']])
 
 # %% ../nbs/12d_train_ulmfit.ipynb #aa45ca32
+_machine = errno.EACCES, errno.EIO, errno.ENOMEM, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT
+
+def _no_memory(e) -> bool: return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or any(o in str(e).lower() for o in ("can't allocate memory", 'not enough memory', 'out of memory', 'alloc_failed'))
+
 def _readable(read, *args):
-    "What `read(*args)` gives; None if the file is missing, damaged, or something else."
+    "What `read(*args)` gives; None if the file is missing, damaged, or something else. Where memory, the disk or a right is missing, nothing is known about the file, and the error is raised."
     try: return read(*args)
-    except Exception: return None   # a damaged file may raise anything
+    except Exception as e:   # a damaged file may raise anything
+        cause = e.__cause__ or e
+        if _no_memory(cause) or getattr(cause, 'errno', None) in _machine: raise cause
+        return None
 
 def _record_at(path, *more):
     "The record of a training in the file `path`, with `more` in it; None if there is none that can be read."
@@ -368,10 +375,12 @@ def _record_at(path, *more):
     return o if isinstance(o, dict) and {'batches', 'losses', 'history', *more} <= o.keys() else None
 
 def _sound(folder) -> Path | None:
-    "The newest checkpoint in `folder`, if it can be read; damaged ones are removed."
+    "The latest checkpoint in `folder` that can be read; damaged ones are removed. Their names count, since a copied folder may have lost their times."
     for file in sorted(folder.glob('epoch_*.pt')):
-        if _readable(read_checkpoint, file) is None: file.unlink()
-    return newest_checkpoint(folder)
+        if _readable(read_checkpoint, file) is None:
+            print(f'{file} is damaged, and removed', flush=True)
+            file.unlink()
+    return max(folder.glob('epoch_*.pt'), default=None)
 
 def _stages_done(folder, n):
     "How many of `n` stages are done in `folder`: those with records, but none if the weights are lost that the last of these has left."
@@ -396,12 +405,11 @@ def train_in_stages(make: Callable[[], Learner], stages: list[Stage], folder: st
         stage = stages[i - 1]
         set_seed(seed + i)
         learn = make()
-        if i > 1: learn.load(newest_checkpoint(folder/f'stage_{i - 1}'), only_model=True)
+        if i > 1: learn.load(_sound(folder/f'stage_{i - 1}'), only_model=True)
         n = len(learn.splitter(learn.model))
         print(f'step {i} of {len(stages)}: {n - stage.freeze_to % n} of {n} groups of layers, rates up to {stage.lrs[-1]:.2g}', flush=True)
         set_seed(seed + i)   # what was made before a stage begins, and how, doesn't matter
-        _sound(folder/f'stage_{i}')
-        fit_stage(learn, stage, [SaveCheckpoint(folder/f'stage_{i}', keep=2), guard := TerminateOnNaN()], resume=True)
+        fit_stage(learn, stage, [SaveCheckpoint(folder/f'stage_{i}', keep=2), guard := TerminateOnNaN()], resume=_sound(folder/f'stage_{i}') or True)
         if where := _not_finite(learn, guard):
             raise UserError(f'the loss of the {name} became NaN or infinite in step {i}, {where} (counted from 0): start again in a new folder, with a smaller {rate}')
         _write_json(records[i - 1], _record(learn))
@@ -409,7 +417,7 @@ def train_in_stages(make: Callable[[], Learner], stages: list[Stage], folder: st
     if learn is None:
         set_seed(seed)
         learn = make()
-        if stages: learn.load(newest_checkpoint(folder/f'stage_{len(stages)}'), only_model=True)
+        if stages: learn.load(_sound(folder/f'stage_{len(stages)}'), only_model=True)
         learn.model.to(default_device())   # a fit would have moved it
     return learn, _joined_record([_read_json(o) for o in records])
 
@@ -495,20 +503,22 @@ def _trained_classifier(t, args, folder, backwards, model, encoder):
     return learn
 
 # %% ../nbs/12d_train_ulmfit.ipynb #97fb0e4f
+def _asked_at_once(args): return min(64, 2*args.bs)   # what fits into memory in training fits here
+
 def _quietly(func, *args):
     "`func(*args)`, without a bar of its own, which would stand in the way of another line."
     with contextlib.redirect_stdout(io.StringIO()): return func(*args)
 
-def _answers(learn, corpus, n=1000):
-    "The probabilities for all texts of `corpus`."
+def _answers(learn, corpus, bs, n=1000):
+    "The probabilities for all texts of `corpus`, `bs` at a time."
     parts = (corpus[i:i + n].backwards() if learn.recipe.backwards else corpus[i:i + n] for i in range(0, len(corpus), n))
-    return torch.cat([*_Progress('asking, text', len(corpus)).over((_quietly(learn.probs, part) for part in parts), len)])
+    return torch.cat([*_Progress('asking, text', len(corpus)).over((_quietly(learn.probs, part, bs) for part in parts), len)])
 
 def train_classifier(t: UlmfitTexts, args, folder: str | Path, backwards: bool, model: str | Path, encoder: str | Path | None) -> Tensor:
     "The classifier, trained as `args` say in `folder` from `encoder`'s file, and exported as the file `model`. Returns its probabilities for the validation texts."
     learn, file = _trained_classifier(t, args, Path(folder), backwards, model, encoder), Path(folder)/'answers.pt'
     answers = _readable(partial(torch.load, weights_only=True), file)
-    if getattr(answers, 'shape', None) != (len(t.valid), len(t.vocab)): save_safely(answers := _answers(learn, t.valid), file)
+    if getattr(answers, 'shape', None) != (len(t.valid), len(t.vocab)): save_safely(answers := _answers(learn, t.valid, _asked_at_once(args)), file)
     return answers
 
 # %% ../nbs/12d_train_ulmfit.ipynb #5a3de008
@@ -715,16 +725,18 @@ def write_report(t: UlmfitTexts, args, answers: dict[str, Tensor], models: list[
     return _finite(r)
 
 # %% ../nbs/12d_train_ulmfit.ipynb #8c96a776
-def _new_texts(args, vocab) -> TextSource:
+def _new_texts(args, recipe) -> TextSource:
     "The texts of `args.predict`, with labels where there are some: in a table's columns of these, or as the name of a folder that a file is in."
     path = Path(args.predict)
     if not path.exists(): raise FileNotFoundError(f'{path}: there is no such folder or file')
+    if len(recipe.columns) > 1 and not (path.is_file() and len(args.text) == len(recipe.columns)):
+        raise UserError(f'--predict {path}: the run has learned from {len(recipe.columns)} columns, {", ".join(map(repr, recipe.columns))}: give it a table, and as many with --text')
     if path.is_file():
         columns = _Csv(path, args.encoding, not args.no_header, args.sep).columns()
         return table_source(path, args.text, args.labels if {*args.labels} <= {*columns} else [], None, args.encoding, not args.no_header, args.sep)
     files = get_files(path, '.txt', recurse=True)
     where = [_printable(f.relative_to(path).as_posix()) for f in files]
-    labels = [next((o for o in w.split('/')[:-1] if o in vocab), None) for w in where]
+    labels = [next((o for o in w.split('/')[:-1] if o in recipe.labels and not recipe.multi), None) for w in where]
     return TextSource(where, labels, None, lambda: (_text_in(f, args.encoding) for f in files))
 
 # %% ../nbs/12d_train_ulmfit.ipynb #dc632192
@@ -734,6 +746,14 @@ def _trained(out, workers):
     learners = [load_learner(out/Path(o).name) for o in _read_json(out/'report.json')['models']]
     for o in learners: o.recipe.tokens.max_workers = workers
     return TextEnsemble(learners) if len(learners) > 1 else learners[0]
+
+@contextmanager
+def _whole(part, path):
+    "A file of text that is written as `part`, and becomes `path` when all is written; else it goes."
+    try:
+        with open(part, 'w', encoding='utf-8', newline='') as f: yield f
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
 
 def _in_parts(items, n=1000):
     "Lists of `n` of the `items`, an iterator."
@@ -745,17 +765,16 @@ def predict_texts(args) -> str:
     Returns how many there are, and how many of those with a label are right."""
     out, learn = Path(args.out), _trained(Path(args.out), args.workers)
     recipe = learn.recipe
-    source, part = _new_texts(args, recipe.labels), out/'.predictions.csv'
+    source, part = _new_texts(args, recipe), out/'.predictions.csv'
     texts, known, right = iter(_Progress('predicting, text', len(source)).over(source.texts(), lambda _: 1)), 0, 0
-    with open(part, 'w', encoding='utf-8', newline='') as f, _workers():
+    with _alone(out), _whole(part, out/'predictions.csv') as f, _workers():
         write = csv.writer(f).writerow
         write(['where', 'label', *(f'p({o})' for o in recipe.labels)])
-        said = (o for some in _in_parts(texts) for o in _quietly(learn.predict_many, some))
+        said = (o for some in _in_parts(texts) for o in _quietly(learn.predict_many, some, _asked_at_once(args)))
         for where, true, o in zip(source.names, source.labels, said, strict=True):
             write([where, ', '.join(listify(o.label)), *(f'{p:.4g}' for p in o.probs.tolist())])
-            if true is None: continue
-            known, right = known + 1, right + (o.label == (true if not recipe.multi else [v for v, on in zip(recipe.labels, true) if on]))
-    os.replace(part, out/'predictions.csv')
+            if true is None or source.multi != recipe.multi: continue   # labels of another kind say nothing about these
+            known, right = known + 1, right + ({*o.label} == {v for v, on in zip(source.vocab, true) if on} if recipe.multi else o.label == true)
     return f'{len(source):,} texts: {out/"predictions.csv"}' + f'; {right/max(known, 1):.4f} of the {known:,} with a label are right'*bool(known)
 
 # %% ../nbs/12d_train_ulmfit.ipynb #0da8735e
@@ -782,6 +801,7 @@ def _alone(out):
     out.mkdir(parents=True, exist_ok=True)
     try: lock = FileLock(out/'.lock').acquire(timeout=0)
     except Timeout: raise UserError(f'--out {out} is in use by another process') from None
+    except NotImplementedError: raise UserError(f'--out {out} is on a file system that cannot lock files: name a folder on another') from None
     with lock:
         try: yield
         finally:
@@ -856,8 +876,8 @@ def ulmfit_main(argv: list[str] | None = None) -> int:
         print('interrupted; ' + (f'--out {args.out} --resume goes on from the last epoch that is done' if kept else 'nothing was kept'), file=sys.stderr)
         return 130
     except (MemoryError, RuntimeError) as e:   # what says it in words only is an error like others
-        if not isinstance(e, (MemoryError, torch.OutOfMemoryError)) and not any(o in str(e) for o in ("can't allocate memory", 'ALLOC_FAILED')): raise
-        print('train_ulmfit: not enough memory: go on with --resume and a smaller --bs (for the language model --lm-bs), or begin with a smaller --max-len or network', file=sys.stderr)
+        if not _no_memory(e): raise
+        print('train_ulmfit: not enough memory: ' + ('give a smaller --bs' if args.predict else 'go on with --resume and a smaller --bs (for the language model --lm-bs), or begin with a smaller --max-len or network'), file=sys.stderr)
         return 2
     except (UserError, OSError, ValueError, FloatingPointError) as e:
         print(f'train_ulmfit: {str(e).partition(chr(10))[0]}', file=sys.stderr)

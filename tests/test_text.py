@@ -558,6 +558,18 @@ def test_sortish_order(keys, bs, seed):
     assert order == list(nb.SortishSampler(keys, keys.__getitem__, bs, torch.Generator().manual_seed(seed)))
     for a in range(0, len(order), bs): assert [keys[i] for i in order[a:a + bs]] == sorted((keys[i] for i in order[a:a + bs]), reverse=True)
 
+def test_sortish_order_is_random_but_for_its_lots():
+    keys = torch.randperm(400, generator=torch.Generator().manual_seed(0)).tolist()
+    def batches(lot, seed):
+        order = list(nb.SortishSampler(keys, keys.__getitem__, 4, torch.Generator().manual_seed(seed), lot=lot))
+        return [[keys[i] for i in order[a:a + 4]] for a in range(0, 400, 4)]
+    def spread(lot): return np.mean([b[0] - b[-1] for b in batches(lot, 0)])
+    assert spread(1) > 200 > 20 > spread(25) > spread(100) == 3   # a lot of all 100 batches is sorted as a whole
+    for lot in (10, 100):
+        firsts = [b[0] for b in batches(lot, 0)][1:]
+        assert firsts != sorted(firsts, reverse=True) and batches(lot, 0) != batches(lot, 1)   # nor do batches come by length
+    assert batches(10, 0) != batches(50, 0) == [*nb._cut([keys[i] for i in nb.SortishSampler(keys, keys.__getitem__, 4, torch.Generator().manual_seed(0))], 4)]
+
 def test_sorted_order():
     keys = [3, 9, 1, 9]
     assert list(nb.SortSampler(keys, keys.__getitem__)) == [1, 3, 0, 2] and list(nb.SortSampler([], keys.__getitem__)) == []
@@ -817,8 +829,16 @@ def test_default_rules_are_everybodys():
     for rules in (tok.pre_rules, tok.post_rules, nb.TokenizeProcessor(tokenizer=nb.SubwordTokenizer(b'')).post_rules):
         with pytest.raises(AttributeError, match='append'): rules.append(str.upper)
     assert [*tok.pre_rules] == nb.default_pre_rules and [*tok.post_rules] == nb.default_post_rules
-    tok.post_rules = str.upper   # one alone is taken for a list of it
-    assert tok.post_rules == (str.upper,) and nb.TokenizeProcessor().post_rules != tok.post_rules
+    tok.post_rules = nb.add_eos_bos   # one alone will do
+    assert tok.proc1('GREAT') == ['xxbos', 'GREAT', 'xxeos'] and tok.settings()['post_rules'] == ['add_eos_bos']
+    assert nb.TokenizeProcessor().proc1('GREAT') == ['xxbos', 'xxup', 'great', 'xxeos']
+
+def test_rules_that_are_appended_count_from_then_on():
+    tok = nb.TokenizeProcessor(post_rules=[nb.add_eos_bos])
+    tok.post_rules = [*tok.post_rules]
+    assert tok.proc1('GREAT') == ['xxbos', 'GREAT', 'xxeos']
+    tok.post_rules.insert(0, nb.replace_all_caps)
+    assert tok.proc1('GREAT') == ['xxbos', 'xxup', 'great', 'xxeos']
 
 @pytest.mark.parametrize('text', ['A film', Path('a.txt')])
 def test_one_text_is_no_list(text):
@@ -1006,3 +1026,43 @@ def test_subwords(tmp_path):
 def test_subwords_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sentencepiece', None)
     with pytest.raises(ImportError, match='pip install sentencepiece'): nb.SubwordTokenizer.train(['a'], 10)
+
+# rows, memory, files
+
+@pytest.mark.parametrize('seed', range(5))
+def test_labels_that_come_once_are_trained_with(seed):
+    df = pd.DataFrame(dict(text=['a film']*40, label=[f'rare {i}' for i in range(20)] + ['frequent']*20))
+    sd = nb.text_data_from_table(df, p_valid=.5, seed=seed, chunksize=7, proc_tok=nb.TokenizeProcessor(max_workers=1))
+    assert len(sd.train.proc_y.vocab) == 21 and len(sd.valid) > 0 and {sd.valid.y_obj(i) for i in range(len(sd.valid))} == {'frequent'}
+
+def test_spacys_memory_does_not_grow_for_ever(monkeypatch):
+    tok, plain = nb.SpacyTokenizer(), nb.SpacyTokenizer()
+    tok('a')
+    base = len(tok._tok.vocab.strings)
+    monkeypatch.setattr(tok, 'most_strings', base + 100, raising=False)
+    sizes = []
+    for i in range(500):
+        assert tok(f"isn't w{i}.") == plain(f"isn't w{i}.")
+        sizes.append(len(tok._tok.vocab.strings))
+    assert max(sizes) < base + 150 < base + 400 < len(plain._tok.vocab.strings)
+
+def test_bars_in_a_text_are_no_pieces_of_words():
+    assert nb.show_text(['the', 'film', '▁▂▃', '▁', 'rose']) == 'the film ▁▂▃ ▁ rose'
+    assert nb.show_text(['▁the', '▁fil', 'm']) == 'the film'
+
+def test_two_breaks_in_one_another():
+    assert nb.sub_br('<<br>br>') == '<\nbr>'
+
+@pytest.mark.parametrize('change', [dict(tokenizer={}), dict(tokenizer=[]), dict(text_vocab=['xxunk', 'a', 'a']), dict(text_vocab=None, labels=7), dict(tokenizer=dict(pre_rules=[], post_rules=[], chunksize=1, tokenizer={}))])
+def test_a_damaged_description_of_texts_is_named(tmp_path, change):
+    df = pd.DataFrame(dict(text=['a film']*8, label=list('abababab'), v=[0, 0, 0, 0, 0, 0, 1, 1]))
+    nb.text_data_from_table(df, valid_col='v', folder=tmp_path/'d', proc_tok=nb.TokenizeProcessor(max_workers=1))
+    about = json.loads((tmp_path/'d'/'about.json').read_text())
+    (tmp_path/'d'/'about.json').write_text(json.dumps(about | change))
+    with pytest.raises(nb.DataError, match='about.json is missing or broken'): nb.load_text_data(tmp_path/'d')
+
+def test_a_corpus_without_its_number_of_tokens_is_refused(tmp_path):
+    nb.Corpus.from_lists([[3, 4]]).save(tmp_path/'c')
+    marker, = (o for o in (tmp_path/'c').iterdir() if o.name.startswith('.'))
+    marker.write_text(json.dumps({k: v for k, v in json.loads(marker.read_text()).items() if k != 'tokens'}))
+    with pytest.raises(nb.DataError, match='no folder that Corpus.save has written'): nb.Corpus.load(tmp_path/'c')

@@ -1,5 +1,5 @@
 "The command `python -m exp.train_ulmfit`: folders and tables, mistakes in one line, runs that repeat and resume exactly, a report that nothing in the texts can break."
-import csv, dataclasses, gzip, html, html.parser, itertools, json, lzma, math, os, re, shlex, shutil, subprocess, sys, tracemalloc
+import csv, dataclasses, errno, gzip, html, html.parser, itertools, json, lzma, math, os, re, shlex, shutil, subprocess, sys, tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 import matplotlib
@@ -501,6 +501,21 @@ def test_of_two_checkpoints_the_sound_one_counts(tmp_path):
     assert tu._sound(tmp_path).name == 'epoch_0001.pt' and [o.name for o in tmp_path.iterdir()] == ['epoch_0001.pt']
     (tmp_path/'epoch_0001.pt').write_bytes(b'')
     assert tu._sound(tmp_path) is None and not [*tmp_path.iterdir()]
+
+def test_checkpoints_count_by_their_names(tmp_path):
+    for n, when in ((1, 2e9), (2, 1e9)):   # a copied folder may have lost its times
+        torch.save(dict(kind='Learner'), tmp_path/f'epoch_000{n}.pt')
+        os.utime(tmp_path/f'epoch_000{n}.pt', (when, when))
+    assert tu._sound(tmp_path).name == 'epoch_0002.pt'
+
+@pytest.mark.parametrize('error', [MemoryError(), OSError(errno.EIO, 'the disk fails'), PermissionError(errno.EACCES, 'no right'), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError('MPS backend out of memory')])
+def test_what_cannot_be_read_just_now_is_not_taken_for_damage(tmp_path, monkeypatch, error):
+    torch.save(dict(kind='Learner'), tmp_path/'epoch_0001.pt')
+    def fails(*a, **kw): raise error
+    with monkeypatch.context() as m:
+        m.setattr(torch, 'load', fails)
+        with pytest.raises(type(error)): tu._sound(tmp_path)
+    assert tu._sound(tmp_path).name == 'epoch_0001.pt'
 
 @pytest.mark.parametrize('name, now', [('texts.json', None), ('texts.json', b'{}'), ('texts.json', b'[]'), ('train/ids.npy', None), ('valid/offsets.npy', None), ('train/.exp.json', b''), ('valid.jsonl', None)])
 def test_a_damaged_first_stage_is_named(whole, tmp_path, capsys, name, now):
@@ -1226,10 +1241,51 @@ def test_what_cannot_be_predicted(whole, tmp_path, capsys, what, why):
     assert why in error_of(['--out', whole[1], '--predict', tmp_path/what], capsys)
     assert {f: f.read_bytes() for f in whole[1].rglob('*') if f.is_file()} == before
 
+def test_labels_in_another_order_and_folders_named_like_labels(tmp_path, capsys):
+    rows = [(t, int('lovely' in t), int('awful' in t)) for t, _ in labelled(10)]
+    run(make_csv(tmp_path/'t.csv', rows, ('text', 'good', 'bad')), out := tmp_path/'run', '--labels', 'good', 'bad')
+    said = asked_to_predict(out, tmp_path/'t.csv', capsys)
+    assert tu.ulmfit_main(['--out', str(out), '--predict', str(tmp_path/'t.csv'), '--labels', 'bad', 'good']) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == said.splitlines()[-1]
+    make_folder(tmp_path/'new', n=2, classes=('good', 'bad'))
+    assert 'right' not in asked_to_predict(out, tmp_path/'new', capsys)   # one label says nothing about several
+
+def test_texts_of_several_columns_are_not_read_from_files(tmp_path, capsys):
+    rows = [(t, 'a title', k) for t, k in labelled(8)]
+    run(make_csv(tmp_path/'t.csv', rows, ('body', 'title', 'label')), out := tmp_path/'run', '--text', 'title', 'body')
+    for more in ([make_folder(tmp_path/'new')], [tmp_path/'t.csv', '--text', 'body']):
+        assert "learned from 2 columns, 'title', 'body'" in error_of(['--out', out, '--predict', *more], capsys)
+    assert not (out/'.predictions.csv').exists()
+
+def test_a_prediction_that_fails_leaves_nothing(whole, folder, tmp_path, monkeypatch, capsys):
+    shutil.copytree(whole[1], out := tmp_path/'run')
+    def fails(*a): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(tu, '_quietly', fails)
+        assert tu.ulmfit_main(['--out', str(out), '--predict', str(folder)]) == 130
+    assert 'nothing was kept' in capsys.readouterr().err and not {o.name for o in out.iterdir()} & {'.predictions.csv', 'predictions.csv'}
+    asked_to_predict(out, folder, capsys)
+    def no_memory(*a): raise RuntimeError('MPS backend out of memory')
+    monkeypatch.setattr(tu, '_quietly', no_memory)
+    assert 'not enough memory: give a smaller --bs' in error_of(['--out', out, '--predict', folder], capsys)
+
+def test_answers_come_in_batches_that_fit(folder, tmp_path, monkeypatch, capsys):
+    seen, probs, many = [], tu.TextLearner.probs, tu.TextLearner.predict_many
+    monkeypatch.setattr(tu.TextLearner, 'probs', lambda self, ids, bs=64: seen.append(bs) or probs(self, ids, bs))
+    run(folder, out := tmp_path/'run', '--bs', 3)
+    asked_to_predict(out, folder, capsys)
+    assert seen and {*seen} == {6}
+
+def test_a_disk_that_cannot_lock_is_named(folder, tmp_path, monkeypatch, capsys):
+    import filelock
+    def no_locks(*a, **kw): raise NotImplementedError('FileSystem does not appear to support flock')
+    monkeypatch.setattr(filelock.FileLock, 'acquire', no_locks)
+    assert 'cannot lock files' in error_of(argv(folder, tmp_path/'run'), capsys)
+
 def test_predicting_takes_as_many_processes_as_asked_for(whole, folder, tmp_path, monkeypatch, capsys):
     shutil.copytree(whole[1], tmp_path/'run')
     seen = []
-    def dies(predict, texts):
+    def dies(predict, texts, bs):
         seen.append(predict.__self__.recipe.tokens.max_workers)
         raise RuntimeError('one of 3 worker processes died') from tu.BrokenProcessPool()
     monkeypatch.setattr(tu, '_quietly', dies)
