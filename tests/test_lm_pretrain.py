@@ -245,6 +245,19 @@ def test_words_that_are_forbidden_stay_so():
 def test_settings_out_of_range_are_named(kw, what):
     with pytest.raises(ValueError, match=what): nb.sampling_probs(torch.zeros(3), **kw)
 
+@pytest.mark.parametrize('kw', [dict(temperature=.5), dict(top_k=3), dict(min_p=.2)])
+def test_words_are_drawn_as_asked(learn, monkeypatch, kw):
+    asked, probs = [], nb.sampling_probs
+    monkeypatch.setattr(nb, 'sampling_probs', lambda s, *a: asked.append(a) or probs(s, *a))
+    learn.generate('the cat', 3, seed=0, **kw)
+    assert {*asked} == {tuple((dict(temperature=1., top_k=None, min_p=None) | kw).values())}
+
+def test_callbacks_get_what_the_learner_was_given(data):
+    learn = tiny(data, drop_mult=.5, α=4., β=6., clip=.3)
+    trainer, = (o for o in learn.cbs if isinstance(o, nb.RNNTrainer))
+    clipping, = (o for o in learn.cbs if isinstance(o, nb.GradientClipping))
+    assert (trainer.α, trainer.β, clipping.clip) == (2., 3., .3)
+
 def test_writing_with_a_state_is_reading_it_all_again(learn):
     vocab, ids = learn.text_vocab, learn.numericalize('the cat').tolist()
     banned = [vocab.index(t) for t in (PAD, BOS, UNK)]
