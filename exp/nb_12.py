@@ -675,9 +675,10 @@ class SortSampler(Sampler):
     def __len__(self): return len(self.data_source)
     def __iter__(self): return iter(sorted(range(len(self)), key=self.key, reverse=True))
 
-# %% ../nbs/12_text.ipynb #e826551a
+# %% ../nbs/12_text.ipynb #13a7dea7
 def _cut(xs, n): return [xs[i:i+n] for i in range(0, len(xs), n)]
 
+# %% ../nbs/12_text.ipynb #e826551a
 class SortishSampler(Sampler):
     """The numbers of all items in random order, but with those of like `key(i)` in the same batch of `bs`: sorted within random lots of `lot` batches, which are then shuffled. Of the full batches, that with the largest is the first, so that a memory that is
     too small shows at once; and one that isn't full is the last."""
