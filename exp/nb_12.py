@@ -4,9 +4,9 @@
 
 # %% ../nbs/12_text.ipynb #d4064422
 from exp.nb_11b import *
-import base64, html, io, multiprocessing.connection, pickle, threading
+import base64, binascii, html, io, multiprocessing.connection, pickle, threading
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from torch.utils.data import Sampler
@@ -321,13 +321,14 @@ class TokenizeProcessor(Processor):
         self.chunksize, self.max_workers, self.tokenizer = chunksize, max_workers, tokenizer or SpacyTokenizer(lang)
         if pre_rules is None: pre_rules = default_pre_rules
         if post_rules is None: post_rules = getattr(self.tokenizer, 'post_rules', default_post_rules)
-        self.pre_rules, self.post_rules = tuple(listify(pre_rules)), tuple(listify(post_rules))   # no lists: the defaults are everybody's
+        self.pre_rules, self.post_rules = pre_rules, post_rules
+    def __setattr__(self, name, value): super().__setattr__(name, tuple(listify(value)) if name in ('pre_rules', 'post_rules') else value)   # a list might be everybody's defaults
     def _update(self):
         "Which of the rules may be kept for each word, and which not; what was kept goes, if it was made by another tokenizer or other rules."
-        made_for = self.tokenizer, *listify(self.post_rules)
+        made_for = self.tokenizer, *self.post_rules
         if made_for == self._made_for: return
         def is_by_word(f): return getattr(f, 'by_word', False)
-        rules = sorted(listify(self.post_rules), key=lambda f: getattr(f, '_order', 0))   # as `compose` has them
+        rules = sorted(self.post_rules, key=lambda f: getattr(f, '_order', 0))   # as `compose` has them
         n = len(list(itertools.takewhile(is_by_word, rules))) if is_by_word(self.tokenizer) else 0
         self._inner, self._outer = rules[:n], rules[n:]
         self._kept = _Kept(self._word) if is_by_word(self.tokenizer) else None
@@ -428,7 +429,7 @@ class NumericalizeProcessor(NumericalizeProcessor):
         return Corpus(_indexed(number, tokens.corpus.ids), tokens.corpus.offsets, tokens.corpus.reverse)
 
 # %% ../nbs/12_text.ipynb #6f91f98b
-_piece = re.compile('▁[^▁-█]')   # of a word's beginning; not of bars such as ▁▃█
+_piece, _bar = re.compile('▁[^▁-█]'), re.compile('[▂-█]')
 _tight = re.compile(r" (n't|'s|'m|'re|'ve|'ll|'d|[.,!?;:)\]%…])(?!\w)")
 
 def _shown(t, toks):
@@ -445,10 +446,14 @@ def _shown(t, toks):
         return between.join([w]*min(int(n), 100))
     return t
 
+def _in_pieces(toks) -> bool:
+    "Are these tokens a subword tokenizer's? There `▁` begins a word; but it is a bar, too, among others such as ▃ and █."
+    return any(map(_piece.match, toks)) or '▁' in toks and not any(map(_bar.search, toks))
+
 def show_text(tokens, vocab: list[str] | None = None) -> str:
     "Tokens (or, with a `vocab`, their numbers) as a text that can be read: capitals and repetitions written out again, marks left out, no spaces before punctuation."
     toks = [vocab[int(i)] for i in tokens] if vocab is not None else list(tokens)
-    if any(map(_piece.match, toks)): toks = _words.findall(''.join(f' {t} ' if t in default_spec_tok[1:] else t for t in toks).replace('▁', ' '))   # words again, of the pieces of words below
+    if _in_pieces(toks): toks = _words.findall(''.join(f' {t} ' if t in default_spec_tok[1:] else t for t in toks).replace('▁', ' '))   # words again, of the pieces of words below
     toks = iter(toks)
     text = ' '.join(w for t in toks if (w := _shown(t, toks)))
     text = re.sub(r'([(\[]) ', r'\1', _tight.sub(r'\1', text))
@@ -627,7 +632,7 @@ def _vocab_of(procs):
     return next((v for p in listify(procs) if (v := getattr(p, 'vocab', None)) is not None), None)
 
 class TextDataBunch(DataBunch):
-    "Loaders of texts. `text_vocab` are the tokens by number, and `vocab` what is to be predicted: the labels, or for a language model the tokens."
+    "Loaders of texts. `text_vocab` are the tokens by number, and `vocab` what is to be predicted: the labels (by their numbers, if they have no names), or for a language model the tokens."
     @property
     def is_lm(self) -> bool: return isinstance(self.train_ds, LM_PreLoader)
     @property
@@ -639,7 +644,9 @@ class TextDataBunch(DataBunch):
         "The tokens by number; None where nobody knows them."
         return _vocab_of(self.procs)
     @property
-    def vocab(self) -> list | None: return self.text_vocab if self.is_lm else super().vocab
+    def vocab(self) -> list | None:
+        if self.is_lm: return self.text_vocab
+        return super().vocab or ([*map(str, range(self.c_out))] if (self.c_out or 0) > 1 else None)
 
 def lm_databunchify(sd: SplitData, bs: int = 64, bptt: int = 70, **kw) -> TextDataBunch:
     "Both sets as batches for a language model; `kw` as for `get_lm_dls`."
@@ -787,7 +794,7 @@ class _Rows:
     "The rows of a table, chunk by chunk: gives their texts, and remembers labels (with `stored`, those that a folder can hold) and which are for validation."
     def __init__(self, chunks, text_cols, label_cols, valid_col, p_valid, seed, stored=False):
         self.chunks, self.text_cols, self.label_cols, self.valid_col, self.p_valid, self.rng = chunks, text_cols, listify(label_cols), valid_col, p_valid, np.random.default_rng(seed)
-        self.labels, self.valid, self.known, self.stored = [], [], set(), stored
+        self.labels, self.valid, self.known, self.stored = [], [], None, stored   # `known`: the labels that training has a row of, where that matters
     def __iter__(self):
         for df in self.chunks:
             n, texts = len(self.valid), join_columns(df, self.text_cols)
@@ -796,10 +803,10 @@ class _Rows:
             self.valid += self.drawn(self.labels[n:]) if self.valid_col is None else _yes_no(df[self.valid_col].tolist(), self.valid_col, n)
             yield from texts
     def drawn(self, labels):
-        "Which rows with these `labels` are for validation: drawn at random, but for the first of each label, with which training learns that there is such a label."
+        "Which rows with these `labels` are for validation: drawn at random, but for the first of each label, if training has to learn which labels there are."
         res = (self.rng.random(len(labels)) < self.p_valid).tolist()
-        for i, label in enumerate(labels):
-            if len(self.label_cols) == 1 and label not in self.known:
+        for i, label in enumerate([] if self.known is None else labels):
+            if isinstance(label, Hashable) and label not in self.known:
                 self.known.add(label)
                 res[i] = False
         return res
@@ -883,11 +890,12 @@ def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=
                          proc_y: Processor | None = None, chunksize: int = 10_000, folder: str | Path | None = None, known=(), **kw) -> SplitData:
     """Labelled texts from a DataFrame, or from a CSV file that is read `chunksize` rows at a time (`kw` goes to `pd.read_csv`), so that it may be larger than memory; with a `folder`, the numbers, too, are on the disk only, and stay there (see `load_text_data`, also for `known`). Meanwhile tokens go to a file beside that folder, or without one, to the system's folder for such.
 
-    `text_cols` is a column or several (see `join_columns`). `label_cols` is one of labels, or several of 0 and 1 (one for each label, any number of which may be true), or None. `valid_col` is 1 where a row is for validation; without it, a share `p_valid` is drawn by `seed`, but never the first row of a label. What a file holds is text: its labels are strings, and neither `NA` nor `None` is missing. (`dtype=` and `keep_default_na=` change that.)
+    `text_cols` is a column or several (see `join_columns`). `label_cols` is one of labels, or several of 0 and 1 (one for each label, any number of which may be true), or None. `valid_col` is 1 where a row is for validation; without it, a share `p_valid` is drawn by `seed`, but never the first row of a label whose name is new to `proc_y`. What a file holds is text: its labels are strings, and neither `NA` nor `None` is missing. (`dtype=` and `keep_default_na=` change that.)
     A `ValueError` or a `DataError` names a column that is missing, or whose labels a folder can't hold, or the row that is wrong."""
     rows = _Rows(_chunks_of(table, chunksize, kw), text_cols, label_cols, valid_col, p_valid, seed, folder is not None)
     proc_tok, proc_num = proc_tok or TokenizeProcessor(), proc_num or NumericalizeProcessor()
     if rows.label_cols: proc_y = proc_y or (CategoryProcessor() if len(rows.label_cols) == 1 else MultiCategoryProcessor(rows.label_cols))
+    if type(proc_y) is CategoryProcessor and proc_y.vocab is None: rows.known = set()
     beside = None
     if folder is not None:
         _about([proc_tok, proc_num], proc_y, known)   # what can't be stored should be known before the work
@@ -916,7 +924,7 @@ def _tok_settings(self, known=()) -> dict:
     def name(f):
         if names.get(n := getattr(f, '__name__', repr(f))) is not f: raise ValueError(f'{n} is a rule or tokenizer of your own, and can only be stored by name: pass known=[{n}], when saving and when loading')
         return n
-    return dict(pre_rules=[name(f) for f in listify(self.pre_rules)], post_rules=[name(f) for f in listify(self.post_rules)], chunksize=self.chunksize,
+    return dict(pre_rules=[name(f) for f in self.pre_rules], post_rules=[name(f) for f in self.post_rules], chunksize=self.chunksize,
                 tokenizer=self.tokenizer.settings() if hasattr(self.tokenizer, 'settings') else dict(kind='own', name=name(self.tokenizer)))
 
 TokenizeProcessor.settings = _tok_settings
@@ -968,13 +976,14 @@ def load_text_data(folder: str | Path, known=(), mmap: bool = True) -> SplitData
     folder = Path(folder)
     if (read_marker(folder) or {}).get('source') != _text_format: raise DataError(f'{folder} is no folder that save_text_data has written')
     broken = f'{folder/"about.json"} is missing or broken'
+    _by_name(known)   # an error of its own, if these aren't functions
     try:
         about = json.loads((folder/'about.json').read_text(encoding='utf-8'))
         labels, tok, proc_num = about['labels'], about['tokenizer'], NumericalizeProcessor(about['text_vocab'])
         proc_y = None if labels is None else (MultiCategoryProcessor if labels['multi'] else CategoryProcessor)(labels['vocab'])
     except (OSError, ValueError, KeyError, TypeError) as e: raise DataError(f'{broken} ({type(e).__name__}: {e})') from e
     try: proc_x = [TokenizeProcessor.from_settings(tok, known), proc_num]   # a ValueError says what is to be known
-    except (KeyError, TypeError, AttributeError) as e: raise DataError(f'{broken} ({type(e).__name__}: {e})') from e
+    except (KeyError, TypeError, AttributeError, binascii.Error) as e: raise DataError(f'{broken} ({type(e).__name__}: {e})') from e
     def part(name):
         y, texts = _load_array(folder/f'{name}_labels.npy', np.float32 if labels and labels['multi'] else np.int64), Corpus.load(folder/name, mmap)
         if len(y) != len(texts): raise DataError(f'{folder}: {len(texts)} texts and {len(y)} labels for {name}')

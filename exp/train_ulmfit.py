@@ -357,16 +357,17 @@ def _joined_record(parts):
     return dict(batches=sum(p['batches'] for p in parts), losses=[l for p in parts for l in p['losses']], history=[h for p in parts for h in p['history']])
 
 # %% ../nbs/12d_train_ulmfit.ipynb #aa45ca32
-_machine = errno.EACCES, errno.EIO, errno.ENOMEM, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT
+_of_the_file = None, errno.ENOENT, errno.EINVAL, errno.EISDIR, errno.ENOTDIR   # errors that say something about a file; the others are the machine's
 
-def _no_memory(e) -> bool: return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or any(o in str(e).lower() for o in ("can't allocate memory", 'not enough memory', 'out of memory', 'alloc_failed'))
+def _no_memory(e) -> bool: return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or any(o in str(e).lower() for o in ("can't allocate memory", 'cannot allocate memory', 'not enough memory', 'out of memory', 'alloc_failed'))
 
 def _readable(read, *args):
     "What `read(*args)` gives; None if the file is missing, damaged, or something else. Where memory, the disk or a right is missing, nothing is known about the file, and the error is raised."
     try: return read(*args)
     except Exception as e:   # a damaged file may raise anything
         cause = e.__cause__ or e
-        if _no_memory(cause) or getattr(cause, 'errno', None) in _machine: raise cause
+        if _no_memory(cause): raise cause
+        if isinstance(cause, OSError) and cause.errno not in _of_the_file: raise cause if cause.filename else OSError(cause.errno, f'{cause.strerror}: {", ".join(map(str, args))}')
         return None
 
 def _record_at(path, *more):
@@ -503,7 +504,7 @@ def _trained_classifier(t, args, folder, backwards, model, encoder):
     return learn
 
 # %% ../nbs/12d_train_ulmfit.ipynb #97fb0e4f
-def _asked_at_once(args): return min(64, 2*args.bs)   # what fits into memory in training fits here
+def _asked_at_once(args): return min(64, args.bs)   # what fits into memory in training fits here
 
 def _quietly(func, *args):
     "`func(*args)`, without a bar of its own, which would stand in the way of another line."
@@ -773,7 +774,7 @@ def predict_texts(args) -> str:
         said = (o for some in _in_parts(texts) for o in _quietly(learn.predict_many, some, _asked_at_once(args)))
         for where, true, o in zip(source.names, source.labels, said, strict=True):
             write([where, ', '.join(listify(o.label)), *(f'{p:.4g}' for p in o.probs.tolist())])
-            if true is None or source.multi != recipe.multi: continue   # labels of another kind say nothing about these
+            if true is None or source.multi != recipe.multi or source.multi and {*source.vocab} != {*recipe.labels}: continue   # other labels say nothing about these
             known, right = known + 1, right + ({*o.label} == {v for v, on in zip(source.vocab, true) if on} if recipe.multi else o.label == true)
     return f'{len(source):,} texts: {out/"predictions.csv"}' + f'; {right/max(known, 1):.4f} of the {known:,} with a label are right'*bool(known)
 
@@ -801,7 +802,6 @@ def _alone(out):
     out.mkdir(parents=True, exist_ok=True)
     try: lock = FileLock(out/'.lock').acquire(timeout=0)
     except Timeout: raise UserError(f'--out {out} is in use by another process') from None
-    except NotImplementedError: raise UserError(f'--out {out} is on a file system that cannot lock files: name a folder on another') from None
     with lock:
         try: yield
         finally:
@@ -853,7 +853,8 @@ def run_ulmfit(args) -> dict:
 def _parsed(argv):
     "The arguments. For a run that is there already, what isn't given is as it was."
     args = (p := ulmfit_parser()).parse_args(argv)
-    before = _readable(_read_json, Path(args.out)/'settings.json') if args.resume or args.predict else None
+    try: before = _readable(_read_json, Path(args.out)/'settings.json') if args.resume or args.predict else None
+    except OSError as e: p.error(str(e))
     if not isinstance(before, dict): return args
     p.set_defaults(**{k: v for k, v in before.items() if k in vars(args)})
     return p.parse_args(argv)

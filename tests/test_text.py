@@ -833,12 +833,12 @@ def test_default_rules_are_everybodys():
     assert tok.proc1('GREAT') == ['xxbos', 'GREAT', 'xxeos'] and tok.settings()['post_rules'] == ['add_eos_bos']
     assert nb.TokenizeProcessor().proc1('GREAT') == ['xxbos', 'xxup', 'great', 'xxeos']
 
-def test_rules_that_are_appended_count_from_then_on():
-    tok = nb.TokenizeProcessor(post_rules=[nb.add_eos_bos])
-    tok.post_rules = [*tok.post_rules]
-    assert tok.proc1('GREAT') == ['xxbos', 'GREAT', 'xxeos']
-    tok.post_rules.insert(0, nb.replace_all_caps)
-    assert tok.proc1('GREAT') == ['xxbos', 'xxup', 'great', 'xxeos']
+def test_rules_may_come_from_anywhere():
+    tok = nb.TokenizeProcessor()
+    tok.post_rules = (f for f in (nb.replace_all_caps, nb.add_eos_bos))
+    assert tok.proc1('GREAT') == tok.proc1('GREAT') == ['xxbos', 'xxup', 'great', 'xxeos'] and len(tok.settings()['post_rules']) == 2
+    tok.pre_rules = nb.default_pre_rules
+    assert tok.pre_rules is not nb.default_pre_rules and not hasattr(tok.pre_rules, 'append')
 
 @pytest.mark.parametrize('text', ['A film', Path('a.txt')])
 def test_one_text_is_no_list(text):
@@ -1035,6 +1035,16 @@ def test_labels_that_come_once_are_trained_with(seed):
     sd = nb.text_data_from_table(df, p_valid=.5, seed=seed, chunksize=7, proc_tok=nb.TokenizeProcessor(max_workers=1))
     assert len(sd.train.proc_y.vocab) == 21 and len(sd.valid) > 0 and {sd.valid.y_obj(i) for i in range(len(sd.valid))} == {'frequent'}
 
+def test_other_labels_are_drawn_as_before():
+    df = pd.DataFrame(dict(text=['a film']*40, label=range(40)))
+    known = nb.CategoryProcessor(vocab=[*range(40)])
+    sd = nb.text_data_from_table(df, p_valid=.5, proc_y=known, proc_tok=nb.TokenizeProcessor(max_workers=1))
+    assert 5 < len(sd.valid) < 35
+    several = df.assign(label=[['a', 'b'], ['a']]*20)
+    sd = nb.text_data_from_table(several, p_valid=.5, proc_y=nb.MultiCategoryProcessor(), proc_tok=nb.TokenizeProcessor(max_workers=1))
+    assert sd.train.proc_y.vocab == ['a', 'b'] and len(sd.valid) > 0
+    with pytest.raises(nb.BadLabel): nb.text_data_from_table(several, p_valid=.5, proc_tok=nb.TokenizeProcessor(max_workers=1))
+
 def test_spacys_memory_does_not_grow_for_ever(monkeypatch):
     tok, plain = nb.SpacyTokenizer(), nb.SpacyTokenizer()
     tok('a')
@@ -1049,20 +1059,32 @@ def test_spacys_memory_does_not_grow_for_ever(monkeypatch):
 def test_bars_in_a_text_are_no_pieces_of_words():
     assert nb.show_text(['the', 'film', '▁▂▃', '▁', 'rose']) == 'the film ▁▂▃ ▁ rose'
     assert nb.show_text(['▁the', '▁fil', 'm']) == 'the film'
+    assert nb.show_text(['▁', '这', '部', '电影']) == '这部电影' and nb.show_text(['▁']) == '' and nb.show_text(['▁', 'xxup', '▁', 'a']) == 'A'
 
 def test_two_breaks_in_one_another():
     assert nb.sub_br('<<br>br>') == '<\nbr>'
 
-@pytest.mark.parametrize('change', [dict(tokenizer={}), dict(tokenizer=[]), dict(text_vocab=['xxunk', 'a', 'a']), dict(text_vocab=None, labels=7), dict(tokenizer=dict(pre_rules=[], post_rules=[], chunksize=1, tokenizer={}))])
+@pytest.mark.parametrize('change', [dict(tokenizer={}), dict(tokenizer=[]), dict(text_vocab=['xxunk', 'a', 'a']), dict(text_vocab=None, labels=7), dict(tokenizer=dict(pre_rules=[], post_rules=[], chunksize=1, tokenizer={})),
+                                    dict(tokenizer=dict(pre_rules=[], post_rules=[], chunksize=1, tokenizer=dict(kind='sentencepiece', model='abcde')))])
 def test_a_damaged_description_of_texts_is_named(tmp_path, change):
     df = pd.DataFrame(dict(text=['a film']*8, label=list('abababab'), v=[0, 0, 0, 0, 0, 0, 1, 1]))
     nb.text_data_from_table(df, valid_col='v', folder=tmp_path/'d', proc_tok=nb.TokenizeProcessor(max_workers=1))
     about = json.loads((tmp_path/'d'/'about.json').read_text())
     (tmp_path/'d'/'about.json').write_text(json.dumps(about | change))
     with pytest.raises(nb.DataError, match='about.json is missing or broken'): nb.load_text_data(tmp_path/'d')
+    with pytest.raises(AttributeError, match='__name__'): nb.load_text_data(tmp_path/'d', known=['mine'])
 
 def test_a_corpus_without_its_number_of_tokens_is_refused(tmp_path):
     nb.Corpus.from_lists([[3, 4]]).save(tmp_path/'c')
     marker, = (o for o in (tmp_path/'c').iterdir() if o.name.startswith('.'))
     marker.write_text(json.dumps({k: v for k, v in json.loads(marker.read_text()).items() if k != 'tokens'}))
     with pytest.raises(nb.DataError, match='no folder that Corpus.save has written'): nb.Corpus.load(tmp_path/'c')
+
+def test_labels_without_names_are_called_by_their_numbers():
+    texts = nb.labelled_corpus(nb.Corpus.from_lists([[3, 4]]*8), [0, 1, 2, 1]*2, nb.NumericalizeProcessor(vocab=[*nb.default_spec_tok]))
+    data = nb.clas_databunchify(nb.SplitData(texts, texts), 4)
+    assert data.vocab is None
+    data.c_out = 3
+    assert data.vocab == ['0', '1', '2'] and {row[1] for row in data.show_batch(4).rows} <= {'0', '1', '2'}
+    data.c_out = 1
+    assert data.vocab is None   # a number, and no category
