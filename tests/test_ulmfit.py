@@ -760,3 +760,11 @@ def test_a_language_models_file_without_a_direction_reads_forward(tmp_path):
     del parts['backwards']
     torch.save(saved | dict(about=json.dumps(parts)), about)
     assert nb.encoder_parts(about).backwards is False and nb.load_lm(about).backwards is False
+
+
+def test_labels_without_names_are_interpreted_too():
+    ds = [dataset(Corpus.from_lists([[9, 10, 11], [12, 13]]*4), [0, 1]*4, None) for _ in range(2)]
+    data = clas_databunchify(SplitData(*ds), 4)
+    data.c_out = 2
+    learn = text_learner(data)
+    assert learn.vocab == ['0', '1'] and learn.interpret().confusion().to_numpy().sum() == 8 and len(learn.show_results(3)) == 3
