@@ -446,14 +446,14 @@ def _shown(t, toks):
         return between.join([w]*min(int(n), 100))
     return t
 
-def _in_pieces(toks) -> bool:
-    "Are these tokens a subword tokenizer's? There `▁` begins a word; but it is a bar, too, among others such as ▃ and █."
+def in_pieces(toks) -> bool:
+    "Are these tokens, of a text or a vocabulary, a subword tokenizer's? There `▁` begins a word; but it is a bar, too, among others such as ▃ and █."
     return any(map(_piece.match, toks)) or '▁' in toks and not any(map(_bar.search, toks))
 
 def show_text(tokens, vocab: list[str] | None = None) -> str:
     "Tokens (or, with a `vocab`, their numbers) as a text that can be read: capitals and repetitions written out again, marks left out, no spaces before punctuation."
     toks = [vocab[int(i)] for i in tokens] if vocab is not None else list(tokens)
-    if _in_pieces(toks): toks = _words.findall(''.join(f' {t} ' if t in default_spec_tok[1:] else t for t in toks).replace('▁', ' '))   # words again, of the pieces of words below
+    if in_pieces(toks): toks = _words.findall(''.join(f' {t} ' if t in default_spec_tok[1:] else t for t in toks).replace('▁', ' '))   # words again, of the pieces of words below
     toks = iter(toks)
     text = ' '.join(w for t in toks if (w := _shown(t, toks)))
     text = re.sub(r'([(\[]) ', r'\1', _tight.sub(r'\1', text))

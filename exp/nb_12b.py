@@ -166,17 +166,20 @@ def _token_losses(self, dl=None) -> Tensor:
 LMLearner.token_losses = _token_losses
 
 # %% ../nbs/12b_lm_pretrain.ipynb #f2aa6b57
+_one_reader = threading.RLock()   # a model remembers what it has read, so two threads must not read with it at once
+
 @contextmanager
 def _reading(self):
-    "In this block the model is in evaluation mode, without gradients, and starts from an empty state; afterwards mode and state are as before. Lends a function that reads some numbers of tokens, and gives the scores of all words for the next."
-    modes, state = [(m, m.training) for m in self.model.modules()], self.model[0].hidden
-    try:
-        self.model.eval()
-        self.model.reset()
-        with torch.no_grad(): yield partial(_scores, self.model)
-    finally:
-        self.model[0].hidden = state
-        for m, mode in modes: m.training = mode
+    "In this block the model is in evaluation mode, without gradients, and starts from an empty state; afterwards mode and state are as before. Lends a function that reads some numbers of tokens, and gives the scores of all words for the next. Another thread waits meanwhile."
+    with _one_reader:
+        modes, state = [(m, m.training) for m in self.model.modules()], self.model[0].hidden
+        try:
+            self.model.eval()
+            self.model.reset()
+            with torch.no_grad(): yield partial(_scores, self.model)
+        finally:
+            self.model[0].hidden = state
+            for m, mode in modes: m.training = mode
 
 def _scores(model, ids):
     raw, outs = model[0](ids[None].to(next(model.parameters()).device))
@@ -209,7 +212,7 @@ def _generate(self, text: str = '', n_words: int = 40, temperature: float = 1., 
 
     `no_unk`: `xxunk` is never drawn. A model that reads backwards writes what comes before the text."""
     vocab, marks = self.text_vocab, {TK_MAJ, TK_UP, TK_REP, TK_WREP}
-    pieces = any(t[:1] == '▁' for t in vocab)   # a subword tokenizer's: that sign begins a word
+    pieces = in_pieces(vocab)   # then `▁` begins a word
     start, end = (EOS, BOS) if self.backwards else (BOS, EOS)
     banned = [i for i, t in enumerate(vocab) if t in (PAD, start) or t == UNK and no_unk]
     g, ids, n = None if seed is None else torch.Generator().manual_seed(seed), self.numericalize(text).tolist(), 0
@@ -333,18 +336,24 @@ def _recipe(path, settings) -> dict:
     if unknown := settings.keys() - recipe.keys(): raise TypeError(f'pretraining has no setting {", ".join(sorted(unknown))}; there are {", ".join(recipe)}' + ' (a seed is for pretrain_lm)'*('seed' in unknown))
     return recipe | settings
 
+def _mark(o) -> str: return hashlib.sha256(json.dumps(o).encode()).hexdigest()[:8]   # what goes on must be the same
+
 def pretrain_lm(path: str | Path, dest: str | Path | None = None, backwards: bool = False, progress: bool = True, seed: int = 42, **settings) -> Path:
     """Trains a language model on the texts in the folder `path` (as `wiki_databunch` takes them) by `lm_recipe(path)`, changed by `settings`, with one cycle; saves it to `dest` (default: `pretrained_path`), and returns that.
 
-    `seed` goes to `set_seed`, so that the same call gives the same model, wherever it stands. A `TypeError` for a setting that isn't in the recipe; a `FloatingPointError`, and no file, if the loss is NaN or infinite."""
-    r = SimpleNamespace(**_recipe(path, settings))
-
+    After each epoch it is kept beside `dest`, in a folder that goes when all is done; if it is interrupted, the same call goes on from there. `seed` goes to `set_seed`, so that the same call gives the same model, wherever it stands. A `TypeError` for a setting that isn't in the recipe; a `FloatingPointError`, and no file, if the loss is NaN or infinite."""
+    r, dest = SimpleNamespace(**_recipe(path, settings)), Path(dest or pretrained_path(path, backwards))
     data = wiki_databunch(path, r.bs, r.bptt, r.max_vocab, backwards=backwards)
     set_seed(seed)
     learn = lm_learner(data, r.emb_sz, r.n_hid, r.n_layers, r.drop_mult, lr=r.lr, n_sampled=r.n_sampled, progress=progress)
-    learn.fit(r.epochs, cbs=[*sched_1cycle(r.lr, mom_start=.9, mom_mid=.8, mom_end=.9), guard := TerminateOnNaN()])
-    if guard.stopped_at: raise FloatingPointError('pretraining: the loss was NaN or infinite in epoch {}, batch {} (both from 0), and nothing is saved: give it an lr below {:g}'.format(*guard.stopped_at, r.lr))
-    return learn.save_lm(dest or pretrained_path(path, backwards), settings=vars(r))
+    kept = dest.with_name(f'.{dest.stem}-{_mark([vars(r), seed, backwards, data.text_vocab, data.train_ds.texts.n_tokens])}')
+    learn.fit(r.epochs, cbs=[*sched_1cycle(r.lr, mom_start=.9, mom_mid=.8, mom_end=.9), SaveCheckpoint(kept, keep=1), guard := TerminateOnNaN()], resume=True)
+    if guard.stopped_at:
+        shutil.rmtree(kept, ignore_errors=True)
+        raise FloatingPointError('pretraining: the loss was NaN or infinite in epoch {}, batch {} (both from 0), and nothing is saved: give it an lr below {:g}'.format(*guard.stopped_at, r.lr))
+    learn.save_lm(dest, settings=vars(r))
+    shutil.rmtree(kept, ignore_errors=True)
+    return dest
 
 def pretrained_lm(path: str | Path, backwards: bool = False, progress: bool = True, **settings) -> Path:
     """The file of a language model that was pre-trained on the texts in the folder `path`: the one that is there, else `pretrain_lm` makes it.

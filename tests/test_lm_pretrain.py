@@ -245,6 +245,23 @@ def test_words_that_are_forbidden_stay_so():
 def test_settings_out_of_range_are_named(kw, what):
     with pytest.raises(ValueError, match=what): nb.sampling_probs(torch.zeros(3), **kw)
 
+def test_threads_that_write_at_once_write_what_they_would_alone(learn):
+    from concurrent.futures import ThreadPoolExecutor
+    def write(text): return learn.generate(text, 30, temperature=0)
+    asked = ['the cat', 'a', 'the']
+    alone = [write(o) for o in asked]
+    with ThreadPoolExecutor(3) as pool: assert list(pool.map(write, asked*4)) == alone*4
+
+def test_a_bar_in_the_vocabulary_makes_no_pieces_of_words(folder):
+    data = nb.wiki_databunch(folder, 4, 10)
+    learn = tiny(data)
+    vocab = data.text_vocab
+    spare = next(i for i in reversed(range(len(vocab))) if i > 20)
+    before = learn.generate('the', 5, seed=0)
+    old, vocab[spare] = vocab[spare], '▁▂▃'
+    try: assert len(learn.generate('the', 5, seed=0).split()) <= len(before.split()) + 1
+    finally: vocab[spare] = old
+
 @pytest.mark.parametrize('kw', [dict(temperature=.5), dict(top_k=3), dict(min_p=.2)])
 def test_words_are_drawn_as_asked(learn, monkeypatch, kw):
     asked, probs = [], nb.sampling_probs
@@ -482,6 +499,22 @@ def test_the_same_call_makes_the_same_model(tmp_path, folder):
         files.append(nb.pretrain_lm(folder, tmp_path/f'{name}.pt', **small))
     a, b = (nb.lm_parts(f).state for f in files)
     assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+def test_an_interrupted_training_goes_on(folder, tmp_path, monkeypatch):
+    small = dict(emb_sz=8, n_hid=8, n_layers=1, bs=4, bptt=10, epochs=3, n_sampled=5, progress=False)
+    whole = nb.lm_parts(nb.pretrain_lm(folder, tmp_path/'whole.pt', **small)).state
+    begun = []
+    class Stop(nb.TerminateOnNaN):
+        def begin_epoch(self):
+            begun.append(self.run.epoch)
+            if len(begun) == 3: raise KeyboardInterrupt
+    monkeypatch.setattr(nb, 'TerminateOnNaN', Stop)
+    with pytest.raises(KeyboardInterrupt): nb.pretrain_lm(folder, tmp_path/'a.pt', **small)
+    assert not (tmp_path/'a.pt').exists() and begun == [0, 1, 2]
+    nb.pretrain_lm(folder, tmp_path/'other.pt', **small | dict(epochs=1))   # another call, of other settings, begins anew
+    state = nb.lm_parts(nb.pretrain_lm(folder, tmp_path/'a.pt', **small)).state
+    assert begun == [0, 1, 2, 0, 2] and all(torch.equal(v, whole[k]) for k, v in state.items())
+    assert {o.name for o in tmp_path.iterdir()} == {'whole.pt', 'other.pt', 'a.pt'}
 
 def test_a_model_that_came_to_nothing_is_not_saved(folder, tmp_path):
     with pytest.raises(FloatingPointError, match=r'NaN or infinite in epoch 0, batch \d+ .*nothing is saved: give it an lr below 1e\+38'): nb.pretrain_lm(folder, tmp_path/'a.pt', emb_sz=8, n_hid=8, n_layers=1, bs=4, bptt=10, epochs=1, n_sampled=5, progress=False, lr=1e38)
