@@ -166,20 +166,28 @@ def _token_losses(self, dl=None) -> Tensor:
 LMLearner.token_losses = _token_losses
 
 # %% ../nbs/12b_lm_pretrain.ipynb #f2aa6b57
-_one_reader = threading.RLock()   # a model remembers what it has read, so two threads must not read with it at once
+_readers = threading.RLock()
+
+@contextmanager
+def one_reader(model: nn.Module):
+    "In this block `model` is in evaluation mode, without gradients; afterwards each of its layers has its mode back. Since a model remembers what it has read, only one thread at a time is in such a block: others wait."
+    with _readers:
+        modes = [(m, m.training) for m in model.modules()]
+        try:
+            model.eval()
+            with torch.no_grad(): yield
+        finally:
+            for m, mode in modes: m.training = mode
 
 @contextmanager
 def _reading(self):
-    "In this block the model is in evaluation mode, without gradients, and starts from an empty state; afterwards mode and state are as before. Lends a function that reads some numbers of tokens, and gives the scores of all words for the next. Another thread waits meanwhile."
-    with _one_reader:
-        modes, state = [(m, m.training) for m in self.model.modules()], self.model[0].hidden
+    "As `one_reader`, and the model starts from an empty state; afterwards its state is as before. Lends a function that reads some numbers of tokens, and gives the scores of all words for the next."
+    with one_reader(self.model):
+        state = self.model[0].hidden
         try:
-            self.model.eval()
             self.model.reset()
-            with torch.no_grad(): yield partial(_scores, self.model)
-        finally:
-            self.model[0].hidden = state
-            for m, mode in modes: m.training = mode
+            yield partial(_scores, self.model)
+        finally: self.model[0].hidden = state
 
 def _scores(model, ids):
     raw, outs = model[0](ids[None].to(next(model.parameters()).device))
