@@ -4,7 +4,7 @@
 
 # %% ../nbs/12c_ulmfit.ipynb #79dbcedb
 from exp.nb_12b import *
-import dataclasses, threading
+import dataclasses
 from collections.abc import Mapping
 _load_image_learner = load_learner   # lesson 11's
 
@@ -166,47 +166,37 @@ class SentenceEncoder(nn.Module):
         "The next words of the texts; nothing is kept for a backward pass unless `keep`."
         self.narrow(len(ids))
         with nullcontext() if keep else torch.no_grad(): res = self.module(ids)
-        if not keep: torch.clear_autocast_cache()   # or its rounded copies of the weights, made without gradients, might serve the next chunks
+        if not keep and torch.is_grad_enabled(): torch.clear_autocast_cache()   # or its rounded copies of the weights, made without gradients, might serve the next chunks
         return res
 
 # %% ../nbs/12c_ulmfit.ipynb #dddc6699
-def _once(func):
-    "`func`, done once for the same tensors: without dropout, raw outputs and outputs are the same."
-    done = {}
-    def f(*tensors):
-        if (key := tuple(map(id, tensors))) not in done: done[key] = func(*tensors), tensors   # an id is another's once its tensor is gone
-        return done[key][0]
-    return f
-
 class SentenceEncoder(SentenceEncoder):
-    """Reads texts `[bs, sl]` of any length, padded at either end, by the encoder `module` in chunks of `bptt` words; gives `(raw_outputs, outputs, mask)`.
+    """Reads texts `[bs, sl]` of any length, padded at either end, by the encoder `module` in chunks of `bptt` words; gives `(raw_outputs, outputs, mask)` of their tails, each text's last `max_len` words.
 
-    The mask `[bs, n]` is true for the last `max_len` words of each text; where it isn't, the outputs, lists of a tensor `[bs, n, size]` a layer, are 0. The encoder's state is carried on from chunk to chunk. What is given for a text doesn't depend on the other ones.
-    `module` is an `AWD_LSTM`, or gives what that gives; `pad_idx` is the number that pads. Raises a `ValueError` for a `bptt` or `max_len` below 1. (J. Howard and S. Ruder, 2018, section 3.3)"""
+    The first two are lists of one tensor `[bs, n, size]`: what the last layer gives, before dropout and after it, with each tail from column 0 on, and zeros behind it. The mask `[bs, n]` is true for the words of tails; `n` is the length of the longest. The encoder's state is carried on from chunk to chunk.
+    What is given for a text doesn't depend on the other ones. `module` is an `AWD_LSTM`, or gives what that gives; `pad_idx` is the number that pads. Raises a `ValueError` for a `bptt` or `max_len` below 1. (J. Howard and S. Ruder, 2018, section 3.3)"""
     def forward(self, ids: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         ids, lens = left_aligned(ids, self.pad_idx)
         lens, order = lens.sort(descending=True, stable=True)
-        ids, ns, parts = ids[order], lens.tolist(), []
-        if not any(ns): ids = ids.new_full((len(ids), 1), self.pad_idx)   # so that there is something to read
+        ids, ns, starts = ids[order], lens.tolist(), (lens - self.max_len).clamp_min(0)   # where tails start
+        if not any(ns): ids = ids.new_full((len(ids), 1), self.pad_idx)                   # so that there is something to read
         self.reset()
+        found, places = [], []
         for i in range(0, ids.shape[1], self.bptt):
             chunk = ids[:max(1, sum(l > i for l in ns)), i:i + self.bptt]
-            at = i + torch.arange(chunk.shape[1], device=ids.device)
-            mask = (at < lens[:, None]) & (at >= lens[:, None] - self.max_len)
-            keep = i + self.bptt >= ids.shape[1] or any(i < l and l - self.max_len < i + self.bptt for l in ns)   # has it last words of some text?
+            keep = i + self.bptt >= ids.shape[1] or any(i < l and l - self.max_len < i + self.bptt for l in ns)   # has it words of some tail?
             raw, outs = self.read(chunk, keep)
-            if keep: parts.append((*self.masked(raw, outs, mask), mask))
+            if not keep: continue
+            at, n = i + torch.arange(chunk.shape[1], device=ids.device), len(chunk)
+            row, column = ((at < lens[:n, None]) & (at >= starts[:n, None])).nonzero(as_tuple=True)
+            places.append((order[row], i + column - starts[row]))
+            last = [raw[-1]] if raw[-1] is outs[-1] else [raw[-1], outs[-1]]                                      # kept once if there is no dropout between
+            found.append([o[row, column] for o in last])
         self.reset()
-        raw, outs, masks = zip(*parts)
-        back = order.argsort()
-        joined = _once(lambda *chunks: torch.cat(chunks, 1)[back])
-        raw, outs = ([joined(*o) for o in zip(*layers)] for layers in (raw, outs))
-        return raw, outs, torch.cat(masks, 1)[back]
-    def masked(self, raw: list[Tensor], outs: list[Tensor], mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        "The outputs of some of the texts as outputs of all, with zeros where `mask` is false."
-        n = len(raw[0])
-        wide = _once(lambda o: F.pad(o*mask[:n, :, None], (0, 0, 0, 0, 0, len(mask) - n)))
-        return [*map(wide, raw)], [*map(wide, outs)]
+        where = tuple(map(torch.cat, zip(*places)))
+        mask = torch.arange(min(ids.shape[1], self.max_len), device=ids.device) < (lens - starts)[order.argsort(), None]
+        tails = [o.new_zeros(*mask.shape, o.shape[1]).index_put(where, o) for o in map(torch.cat, zip(*found))]
+        return tails[:1], tails[-1:], mask
 
 # %% ../nbs/12c_ulmfit.ipynb #7da0353d
 def masked_concat_pool(outputs: Tensor, mask: Tensor) -> Tensor:
@@ -256,7 +246,7 @@ def get_text_classifier(vocab_sz: int, emb_sz: int, n_hid: int, n_layers: int, n
 
 # %% ../nbs/12c_ulmfit.ipynb #c016fc9b
 class TextTrainer(RNNTrainer):
-    "`RNNTrainer` for texts of different lengths: steps where an encoder's outputs are all 0, which are padding or before the last `max_len` words, don't count in the activation regularisation."
+    "`RNNTrainer` for texts of different lengths: steps where the outputs are all 0, as `SentenceEncoder` gives them behind a text's end, don't count in the activation regularisation."
     def penalty(self) -> Tensor | float:
         "What `RNNTrainer.penalty` gives, as means over the steps that count."
         h, real, cost = self.raw.float(), self.raw.any(-1), 0.
@@ -294,22 +284,11 @@ class TextRecipe:
         return corpus.backwards() if self.backwards else corpus
 
 # %% ../nbs/12c_ulmfit.ipynb #708396a0
-@contextlib.contextmanager
-def _evaluating(model):
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try: yield
-    finally:
-        for m, mode in modes: m.training = mode
-
-_reading = threading.RLock()   # an encoder remembers what it has read, so two threads must not read with it at once
-
 class TextLearner(Learner):
     "A `Learner` that knows by which `recipe` a text becomes a prediction."
     def __init__(self, model: nn.Module, data, loss_func: Callable, *args, recipe: TextRecipe, **kw):
         super().__init__(model, data, loss_func, *args, **kw)
         self.recipe, self.vocab, self.text_vocab = recipe, recipe.labels, recipe.numbers.vocab
-    @torch.no_grad()
     def scores(self, ids: Corpus, bs: int = 64) -> Tensor:
         "The model's outputs `[n, labels]` for texts as numbers, in the order of reading, in batches of `bs` texts of similar length. Shows a progress bar where it takes longer. Changes nothing."
         device, order, read = next(self.model.parameters()).device, np.argsort(-ids.lengths, kind='stable'), 0
@@ -319,7 +298,7 @@ class TextLearner(Learner):
             xb, _ = pad_collate([(ids[i], 0) for i in some], self.model[0].pad_idx)
             return self.model(xb.to(device))[0].float().cpu()
         batches = (order[at:at + bs] for at in range(0, len(order), bs))
-        with _reading, _evaluating(self.model): parts = [torch.zeros(0, len(self.vocab)), *with_bar(map(outputs, batches), int(ids.lengths.sum()), 'predicting', lambda: read)]
+        with one_reader(self.model): parts = [torch.zeros(0, len(self.vocab)), *with_bar(map(outputs, batches), int(ids.lengths.sum()), 'predicting', lambda: read)]
         return torch.cat(parts)[torch.from_numpy(order).argsort()]
 
 # %% ../nbs/12c_ulmfit.ipynb #ea56c2b9
@@ -583,6 +562,7 @@ TextLearner.export = export_text_learner
 
 # %% ../nbs/12c_ulmfit.ipynb #48f2b485
 def _text_learner(path, saved, data, known, loss_func, **kw):
+    if odd := [o for o in listify(known) if not hasattr(o, '__name__')]: raise TypeError(f'known are rules and tokenizers, which are functions, and not {odd[0]!r}')
     try:
         parts, state = json.loads(saved['parts']), saved['model']
         tokens, numbers = TokenizeProcessor.from_settings(parts['tokens'], known), NumericalizeProcessor(vocab=parts['words'])

@@ -253,10 +253,24 @@ def test_mixed_precision_trains_all_weights_where_beginnings_are_not_kept(weight
 
 def test_what_is_the_same_is_kept_once():
     encoder = nb.get_text_classifier(50, 6, 8, 2, n_out=2, pad_token=1, bptt=5)[0]
-    raw, outs, _ = encoder.eval()(torch.randint(5, 50, (4, 12)))
-    assert all(a is b for a, b in zip(raw, outs))
-    raw, outs, _ = encoder.train()(torch.randint(5, 50, (4, 12)))
-    assert raw[0] is not outs[0] and raw[-1] is outs[-1]
+    for mode in (True, False):
+        raw, outs, _ = encoder.train(mode)(torch.randint(5, 50, (4, 12)))
+        assert len(raw) == len(outs) == 1 and raw[0] is outs[0]
+
+
+def test_outputs_that_a_dropout_has_changed_are_kept_beside_the_raw_ones():
+    module = encoder()
+    read = module.forward
+    module.forward = lambda ids: (o := read(ids)[0], [*o[:-1], o[-1]*2])
+    raw, outs, mask = nb.SentenceEncoder(module, 5, max_len=6)(batch([[5, 6], list(range(2, 12))*2]))
+    assert mask.sum() == 8 and torch.equal(outs[0], raw[0]*2) and raw[0][mask].any(1).all() and not raw[0][~mask].any()
+
+
+def test_texts_of_very_different_lengths_take_the_room_of_their_tails():
+    lens = [900, 40, 500, 3]
+    raw, outs, mask = nb.SentenceEncoder(encoder(), 7, max_len=20)(batch([[5 + i % 8 for i in range(n)] for n in lens]))
+    assert mask.tolist() == [[at < min(n, 20) for at in range(20)] for n in lens] and outs[0].shape[:2] == (4, 20)
+
 
 
 def test_what_is_no_learner_is_named_for_what_it_is(tmp_path):
