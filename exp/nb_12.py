@@ -915,12 +915,15 @@ def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=
     return load_text_data(folder, known)
 
 # %% ../nbs/12_text.ipynb #5a71e315
-def _by_name(known) -> dict[str, Callable]:
-    return {f.__name__: f for f in [*default_pre_rules, *default_post_rules, *listify(known)]}
+def rules_by_name(known) -> dict[str, Callable]:
+    "The default rules, and those among `known`, by their names. A `TypeError` for what has none."
+    known = listify(known)
+    if odd := [o for o in known if not hasattr(o, '__name__')]: raise TypeError(f'known are rules and tokenizers, which are functions, and not {odd[0]!r}')
+    return {f.__name__: f for f in [*default_pre_rules, *default_post_rules, *known]}
 
 def _tok_settings(self, known=()) -> dict:
     "Tokenizer and rules as JSON can hold them. Raises a `ValueError` for those of your own, unless they are among `known`."
-    names = _by_name(known)
+    names = rules_by_name(known)
     def name(f):
         if names.get(n := getattr(f, '__name__', repr(f))) is not f: raise ValueError(f'{n} is a rule or tokenizer of your own, and can only be stored by name: pass known=[{n}], when saving and when loading')
         return n
@@ -932,7 +935,7 @@ TokenizeProcessor.settings = _tok_settings
 # %% ../nbs/12_text.ipynb #8d9d17fd
 def _from_tok_settings(cls, d: dict, known=(), **kw) -> TokenizeProcessor:
     "The processor that `settings` has described; `kw` as for a new one. Raises a `ValueError` for names that are unknown here."
-    names, how = _by_name(known), d['tokenizer']
+    names, how = rules_by_name(known), d['tokenizer']
     if unknown := [n for n in [*d['pre_rules'], *d['post_rules'], *([how['name']] if how['kind'] == 'own' else [])] if n not in names]: raise ValueError(f'it needs {", ".join(unknown)}: pass known=[{", ".join(unknown)}]')
     made = {'spacy': lambda: SpacyTokenizer(how['lang']), 'sentencepiece': lambda: SubwordTokenizer(base64.b64decode(how['model'])), 'own': lambda: names[how['name']]}
     if how['kind'] not in made: raise ValueError(f'unknown kind of tokenizer: {how["kind"]!r}')
@@ -976,7 +979,7 @@ def load_text_data(folder: str | Path, known=(), mmap: bool = True) -> SplitData
     folder = Path(folder)
     if (read_marker(folder) or {}).get('source') != _text_format: raise DataError(f'{folder} is no folder that save_text_data has written')
     broken = f'{folder/"about.json"} is missing or broken'
-    _by_name(known)   # an error of its own, if these aren't functions
+    rules_by_name(known := listify(known))   # an error of its own, if these aren't functions
     try:
         about = json.loads((folder/'about.json').read_text(encoding='utf-8'))
         labels, tok, proc_num = about['labels'], about['tokenizer'], NumericalizeProcessor(about['text_vocab'])

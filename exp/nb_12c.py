@@ -4,7 +4,6 @@
 
 # %% ../nbs/12c_ulmfit.ipynb #79dbcedb
 from exp.nb_12b import *
-import dataclasses
 from collections.abc import Mapping
 _load_image_learner = load_learner   # lesson 11's
 
@@ -173,7 +172,7 @@ class SentenceEncoder(nn.Module):
 class SentenceEncoder(SentenceEncoder):
     """Reads texts `[bs, sl]` of any length, padded at either end, by the encoder `module` in chunks of `bptt` words; gives `(raw_outputs, outputs, mask)` of their tails, each text's last `max_len` words.
 
-    The first two are lists of one tensor `[bs, n, size]`: what the last layer gives, before dropout and after it, with each tail from column 0 on, and zeros behind it. The mask `[bs, n]` is true for the words of tails; `n` is the length of the longest. The encoder's state is carried on from chunk to chunk.
+    The first two are lists of one tensor `[bs, n, size]`: what the last layer gives, before dropout and after it, with each tail from column 0 on, and zeros behind it. The mask `[bs, n]` is true for the words of tails; `n` is the length of the longest, and 1 if all are empty. The encoder's state is carried on from chunk to chunk.
     What is given for a text doesn't depend on the other ones. `module` is an `AWD_LSTM`, or gives what that gives; `pad_idx` is the number that pads. Raises a `ValueError` for a `bptt` or `max_len` below 1. (J. Howard and S. Ruder, 2018, section 3.3)"""
     def forward(self, ids: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         ids, lens = left_aligned(ids, self.pad_idx)
@@ -195,7 +194,7 @@ class SentenceEncoder(SentenceEncoder):
         self.reset()
         where = tuple(map(torch.cat, zip(*places)))
         mask = torch.arange(min(ids.shape[1], self.max_len), device=ids.device) < (lens - starts)[order.argsort(), None]
-        tails = [o.new_zeros(*mask.shape, o.shape[1]).index_put(where, o) for o in map(torch.cat, zip(*found))]
+        tails = [o.new_zeros(*mask.shape, o.shape[1]).index_put_(where, o) for o in map(torch.cat, zip(*found, strict=True))]
         return tails[:1], tails[-1:], mask
 
 # %% ../nbs/12c_ulmfit.ipynb #7da0353d
@@ -562,7 +561,7 @@ TextLearner.export = export_text_learner
 
 # %% ../nbs/12c_ulmfit.ipynb #48f2b485
 def _text_learner(path, saved, data, known, loss_func, **kw):
-    if odd := [o for o in listify(known) if not hasattr(o, '__name__')]: raise TypeError(f'known are rules and tokenizers, which are functions, and not {odd[0]!r}')
+    rules_by_name(known := listify(known))   # an error of its own, if these aren't functions
     try:
         parts, state = json.loads(saved['parts']), saved['model']
         tokens, numbers = TokenizeProcessor.from_settings(parts['tokens'], known), NumericalizeProcessor(vocab=parts['words'])
@@ -582,7 +581,7 @@ def load_learner(path: str | Path, data: DataBunch | None = None, known=(), loss
     """The learner that `learn.export` has written to `path`, for texts or for images (lesson 11): it predicts as that one did. Safe to use on files of others: nothing in the file is run. `known` are what `export` was told: your own rules and tokenizers, or an image learner's parts.
 
     A learner for texts is on the default device. With `data` (of the same labels, vocabulary and direction) it can validate and train, too (with the penalties and the clipping that are usual in `text_classifier_learner`); `loss_func` and `kw` then go to the learner.
-    Raises a `FileNotFoundError`, or a `ValueError` that names the file if it is something else, or cut off."""
+    Raises a `FileNotFoundError`, a `ValueError` that names the file if it is something else, or cut off, or a `TypeError` if `known` holds something else."""
     try: saved = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
     except Exception as e: raise ValueError(f'{path} is no export of a learner, or it is cut off ({type(e).__name__})') from e

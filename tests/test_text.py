@@ -1072,7 +1072,7 @@ def test_a_damaged_description_of_texts_is_named(tmp_path, change):
     about = json.loads((tmp_path/'d'/'about.json').read_text())
     (tmp_path/'d'/'about.json').write_text(json.dumps(about | change))
     with pytest.raises(nb.DataError, match='about.json is missing or broken'): nb.load_text_data(tmp_path/'d')
-    with pytest.raises(AttributeError, match='__name__'): nb.load_text_data(tmp_path/'d', known=['mine'])
+    with pytest.raises(TypeError, match="functions, and not 'mine'"): nb.load_text_data(tmp_path/'d', known=['mine'])
 
 def test_a_corpus_without_its_number_of_tokens_is_refused(tmp_path):
     nb.Corpus.from_lists([[3, 4]]).save(tmp_path/'c')

@@ -1,5 +1,5 @@
 "Lesson 12c: the classifier's encoder, heads, learners and files, beyond what the lesson shows."
-import json, math, os, re, threading
+import dataclasses, json, math, os, re, threading
 
 import numpy as np
 import pytest
@@ -494,7 +494,7 @@ def test_a_backward_learner_reads_texts_from_their_end():
 def test_an_ensembles_scores_are_those_of_the_mean_probabilities(multi):
     torch.manual_seed(3)
     a, b = text_learner(), text_learner()
-    for o in (a, b): o.recipe = nb.dataclasses.replace(o.recipe, multi=multi)
+    for o in (a, b): o.recipe = dataclasses.replace(o.recipe, multi=multi)
     both, ids = nb.TextEnsemble([a, b]), a.recipe.ids(TEXTS)
     torch.testing.assert_close(both.probs(ids), (a.probs(ids) + b.probs(ids))/2)
     b.model[1].layers[-1].bias.data += torch.tensor([200., -200.])   # surer than a float can say
@@ -511,7 +511,7 @@ def test_an_ensemble_explains():
 def test_an_ensemble_needs_learners_of_the_same_labels():
     with pytest.raises(ValueError, match='at least one'): nb.TextEnsemble([])
     a, b = text_learner(), text_learner()
-    b.recipe = nb.dataclasses.replace(b.recipe, labels=['no', 'yes'])
+    b.recipe = dataclasses.replace(b.recipe, labels=['no', 'yes'])
     with pytest.raises(ValueError, match='same labels'): nb.TextEnsemble([a, b])
 
 
@@ -558,7 +558,7 @@ def test_an_explanation_is_what_happens_without_the_word():
 
 def several():
     learn = backward_learner()
-    learn.recipe = nb.dataclasses.replace(learn.recipe, multi=True)
+    learn.recipe = dataclasses.replace(learn.recipe, multi=True)
     return learn
 
 
@@ -677,17 +677,19 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 
 def test_a_tokenizer_of_ones_own_is_not_exported(tmp_path):
     learn = text_learner()
-    learn.recipe = nb.dataclasses.replace(learn.recipe, tokens=TokenizeProcessor(tokenizer=str.split))
+    learn.recipe = dataclasses.replace(learn.recipe, tokens=TokenizeProcessor(tokenizer=str.split))
     with pytest.raises(ValueError, match='of your own'): learn.export(tmp_path/'m.pt')
 
 
 def test_a_rule_of_ones_own_is_exported_by_name(tmp_path):
     def louder(t): return t.upper()
     learn = text_learner()
-    learn.recipe = nb.dataclasses.replace(learn.recipe, tokens=TokenizeProcessor(pre_rules=[louder], max_workers=1))
+    learn.recipe = dataclasses.replace(learn.recipe, tokens=TokenizeProcessor(pre_rules=[louder], max_workers=1))
     file = learn.export(tmp_path/'m.pt', known=[louder])
     assert torch.equal(nb.load_learner(file, known=[louder]).predict_probs(TEXTS), learn.predict_probs(TEXTS))
+    assert torch.equal(nb.load_learner(file, known=iter([louder])).predict_probs(TEXTS), learn.predict_probs(TEXTS))
     with pytest.raises(ValueError, match='m.pt.*known=.louder.'): nb.load_learner(file)
+    with pytest.raises(TypeError, match='functions, and not 3'): nb.load_learner(file, known=[3])
 
 
 def test_data_that_does_not_know_its_processors_is_refused():
