@@ -160,7 +160,8 @@ def new_folder(dest: str | Path, marker: dict):
 
 # %% ../nbs/00a_datasets.ipynb #a34b7f24
 @contextmanager
-def _locked(dest):
+def making(dest: Path):
+    "In this block no other process makes the file or folder `dest`; one that is about it is waited for. A `NotAvailable` if nothing can be written beside `dest`."
     from filelock import FileLock, Timeout
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +183,7 @@ def make_once(dest: Path, marker: dict, fill, force: bool = False) -> Path:
     Safe with many processes, all or nothing."""
     dest = Path(dest)
     if read_marker(dest) and not force: return dest
-    with _locked(dest):
+    with making(dest):
         if force or not read_marker(dest):
             with _naming(dest, broken=()), new_folder(dest, marker) as folder: fill(folder)
     return dest

@@ -170,7 +170,7 @@ _readers = threading.RLock()
 
 @contextmanager
 def one_reader(model: nn.Module):
-    "In this block `model` is in evaluation mode, without gradients; afterwards each of its layers has its mode back. Since a model remembers what it has read, only one thread at a time is in such a block: others wait."
+    "In this block `model` is in evaluation mode, without gradients; afterwards each of its layers has its mode back. Since a model remembers what it has read, only one thread at a time is in such a block, whichever model it reads with: others wait."
     with _readers:
         modes = [(m, m.training) for m in model.modules()]
         try:
@@ -220,7 +220,7 @@ def _generate(self, text: str = '', n_words: int = 40, temperature: float = 1., 
 
     `no_unk`: `xxunk` is never drawn. A model that reads backwards writes what comes before the text."""
     vocab, marks = self.text_vocab, {TK_MAJ, TK_UP, TK_REP, TK_WREP}
-    pieces = in_pieces(vocab)   # then `▁` begins a word
+    pieces = in_pieces([t for t in vocab if t != '▁'])   # then `▁` begins a word; alone, it may be a sign like others
     start, end = (EOS, BOS) if self.backwards else (BOS, EOS)
     banned = [i for i, t in enumerate(vocab) if t in (PAD, start) or t == UNK and no_unk]
     g, ids, n = None if seed is None else torch.Generator().manual_seed(seed), self.numericalize(text).tolist(), 0
@@ -344,31 +344,42 @@ def _recipe(path, settings) -> dict:
     if unknown := settings.keys() - recipe.keys(): raise TypeError(f'pretraining has no setting {", ".join(sorted(unknown))}; there are {", ".join(recipe)}' + ' (a seed is for pretrain_lm)'*('seed' in unknown))
     return recipe | settings
 
-def _mark(o) -> str: return hashlib.sha256(json.dumps(o).encode()).hexdigest()[:8]   # what goes on must be the same
+def _mark(settings, *arrays) -> str:
+    "A few letters that stand for all these: where they are others, a training that was interrupted can't go on."
+    all_of_it = hashlib.sha256(json.dumps(settings).encode())
+    for a in arrays: all_of_it.update(np.ascontiguousarray(a))
+    return all_of_it.hexdigest()[:8]
+
+def _pretrain(path, dest, recipe, backwards, progress, seed=42) -> Path:
+    r, data = SimpleNamespace(**recipe), wiki_databunch(path, recipe['bs'], recipe['bptt'], recipe['max_vocab'], backwards=backwards)
+    texts = [o.texts for o in (data.train_ds, data.valid_ds)]
+    kept = dest.with_name(f'.{dest.name}-{_mark([recipe, seed, backwards, data.text_vocab], *(a for o in texts for a in (o.ids, o.offsets)))}')
+    set_seed(seed)
+    learn = lm_learner(data, r.emb_sz, r.n_hid, r.n_layers, r.drop_mult, lr=r.lr, n_sampled=r.n_sampled, progress=progress)
+    if newest_checkpoint(kept): print(f'pretraining was interrupted, and goes on from {newest_checkpoint(kept)}')
+    learn.fit(r.epochs, cbs=[*sched_1cycle(r.lr, mom_start=.9, mom_mid=.8, mom_end=.9), SaveCheckpoint(kept), guard := TerminateOnNaN()], resume=True)
+    if not guard.stopped_at: learn.save_lm(dest, settings=recipe)
+    for o in dest.parent.iterdir():   # also what is kept of trainings with other settings, which nobody came back to
+        if re.fullmatch(re.escape(f'.{dest.name}-') + '[0-9a-f]{8}', o.name): shutil.rmtree(o, ignore_errors=True)
+    if guard.stopped_at: raise FloatingPointError('pretraining: the loss was NaN or infinite in epoch {}, batch {} (both from 0), and nothing is saved: give it an lr below {:g}'.format(*guard.stopped_at, r.lr))
+    return dest
 
 def pretrain_lm(path: str | Path, dest: str | Path | None = None, backwards: bool = False, progress: bool = True, seed: int = 42, **settings) -> Path:
     """Trains a language model on the texts in the folder `path` (as `wiki_databunch` takes them) by `lm_recipe(path)`, changed by `settings`, with one cycle; saves it to `dest` (default: `pretrained_path`), and returns that.
 
-    After each epoch it is kept beside `dest`, in a folder that goes when all is done; if it is interrupted, the same call goes on from there. `seed` goes to `set_seed`, so that the same call gives the same model, wherever it stands. A `TypeError` for a setting that isn't in the recipe; a `FloatingPointError`, and no file, if the loss is NaN or infinite."""
-    r, dest = SimpleNamespace(**_recipe(path, settings)), Path(dest or pretrained_path(path, backwards))
-    data = wiki_databunch(path, r.bs, r.bptt, r.max_vocab, backwards=backwards)
-    set_seed(seed)
-    learn = lm_learner(data, r.emb_sz, r.n_hid, r.n_layers, r.drop_mult, lr=r.lr, n_sampled=r.n_sampled, progress=progress)
-    kept = dest.with_name(f'.{dest.stem}-{_mark([vars(r), seed, backwards, data.text_vocab, data.train_ds.texts.n_tokens])}')
-    learn.fit(r.epochs, cbs=[*sched_1cycle(r.lr, mom_start=.9, mom_mid=.8, mom_end=.9), SaveCheckpoint(kept, keep=1), guard := TerminateOnNaN()], resume=True)
-    if guard.stopped_at:
-        shutil.rmtree(kept, ignore_errors=True)
-        raise FloatingPointError('pretraining: the loss was NaN or infinite in epoch {}, batch {} (both from 0), and nothing is saved: give it an lr below {:g}'.format(*guard.stopped_at, r.lr))
-    learn.save_lm(dest, settings=vars(r))
-    shutil.rmtree(kept, ignore_errors=True)
-    return dest
+    After each epoch it is kept in a folder beside `dest`, until all is done; if it is interrupted, the same call goes on from there. `seed` goes to `set_seed`, so that the same call gives the same model, wherever it stands. Another process that makes the same file waits.
+    A `TypeError` for a setting that isn't in the recipe; a `FloatingPointError`, and no file, if the loss is NaN or infinite."""
+    recipe, dest = _recipe(path, settings), Path(dest or pretrained_path(path, backwards))
+    with making(dest): return _pretrain(path, dest, recipe, backwards, progress, seed)
 
 def pretrained_lm(path: str | Path, backwards: bool = False, progress: bool = True, **settings) -> Path:
     """The file of a language model that was pre-trained on the texts in the folder `path`: the one that is there, else `pretrain_lm` makes it.
 
     A `ValueError` if the one that is there has other sizes than `lm_recipe(path)`, changed by `settings`, or was trained by others than those `settings`; a `TypeError` for a setting that isn't in the recipe."""
     file, wanted = pretrained_path(path, backwards), _recipe(path, settings)
-    if not file.exists(): return pretrain_lm(path, file, backwards, progress, **settings)
+    if not file.exists():
+        with making(file):   # another process may be about it
+            if not file.exists(): return _pretrain(path, file, wanted, backwards, progress)
     about, _ = _read_lm(file)
     had = about.get('settings', {}) | about['sizes']
     other = [k for k in (*settings, *(about['sizes'].keys() - settings.keys())) if had.get(k) != wanted[k]]

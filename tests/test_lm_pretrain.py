@@ -1,5 +1,5 @@
 """Lesson 12b: what its pages can't show. Strange files, faults in the middle of a fit, damaged models, and properties that hold for any scores."""
-import copy, json, math, random, string
+import copy, json, math, random, shutil, string
 from collections import Counter
 
 import numpy as np, pytest, torch
@@ -505,7 +505,9 @@ def test_the_same_call_makes_the_same_model(tmp_path, folder):
     a, b = (nb.lm_parts(f).state for f in files)
     assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
-def test_an_interrupted_training_goes_on(folder, tmp_path, monkeypatch):
+def files_in(folder): return {o.name for o in folder.iterdir() if o.suffix != '.lock'}
+
+def test_an_interrupted_training_goes_on(folder, tmp_path, monkeypatch, capsys):
     small = dict(emb_sz=8, n_hid=8, n_layers=1, bs=4, bptt=10, epochs=3, n_sampled=5, progress=False)
     whole = nb.lm_parts(nb.pretrain_lm(folder, tmp_path/'whole.pt', **small)).state
     begun = []
@@ -519,11 +521,45 @@ def test_an_interrupted_training_goes_on(folder, tmp_path, monkeypatch):
     nb.pretrain_lm(folder, tmp_path/'other.pt', **small | dict(epochs=1))   # another call, of other settings, begins anew
     state = nb.lm_parts(nb.pretrain_lm(folder, tmp_path/'a.pt', **small)).state
     assert begun == [0, 1, 2, 0, 2] and all(torch.equal(v, whole[k]) for k, v in state.items())
-    assert {o.name for o in tmp_path.iterdir()} == {'whole.pt', 'other.pt', 'a.pt'}
+    assert files_in(tmp_path) == {'whole.pt', 'other.pt', 'a.pt'}
+    assert 'goes on from' in capsys.readouterr().out
+
+def test_what_goes_on_is_the_same_training(folder, tmp_path, monkeypatch):
+    small = dict(emb_sz=8, n_hid=8, n_layers=1, bs=4, bptt=10, epochs=2, n_sampled=5, progress=False)
+    texts = tmp_path/'texts'
+    shutil.copytree(folder, texts)
+    class Stop(nb.TerminateOnNaN):
+        def begin_epoch(self):
+            if self.run.epoch: raise KeyboardInterrupt
+    monkeypatch.setattr(nb, 'TerminateOnNaN', Stop)
+    def kept():
+        with pytest.raises(KeyboardInterrupt): nb.pretrain_lm(texts, tmp_path/'a.pt', **small)
+        return files_in(tmp_path) - {'texts'}
+    first = kept()
+    for file in texts.glob('*.tokens'):
+        lines = file.read_text(encoding='utf-8')
+        file.write_text(lines.replace('cat', 'c@t').replace('the', 'cat').replace('c@t', 'the'), encoding='utf-8')   # as many words as before
+    assert len(first) == 1 and len(kept()) == 2
+    monkeypatch.undo()
+    nb.pretrain_lm(texts, tmp_path/'a.pt', **small | dict(epochs=1))
+    assert files_in(tmp_path) == {'texts', 'a.pt'}
+
+def test_one_that_waited_for_another_process_takes_its_model(folder, tmp_path, monkeypatch, capsys):
+    from threading import Thread
+    monkeypatch.setattr(nb, 'pretrained_path', lambda *_: tmp_path/'a.pt')
+    small, found = dict(emb_sz=8, n_hid=8, n_layers=1, bs=4, bptt=10, epochs=1, n_sampled=5), []
+    other = Thread(target=lambda: found.append(nb.pretrained_lm(folder, progress=False, **small)))
+    with nb.making(tmp_path/'a.pt'):
+        other.start()
+        other.join(2)
+        assert other.is_alive() and 'waiting for it' in capsys.readouterr().out
+        made = nb._pretrain(folder, tmp_path/'a.pt', nb._recipe(folder, small), False, False).stat().st_mtime_ns
+    other.join()
+    assert found == [tmp_path/'a.pt'] and found[0].stat().st_mtime_ns == made
 
 def test_a_model_that_came_to_nothing_is_not_saved(folder, tmp_path):
     with pytest.raises(FloatingPointError, match=r'NaN or infinite in epoch 0, batch \d+ .*nothing is saved: give it an lr below 1e\+38'): nb.pretrain_lm(folder, tmp_path/'a.pt', emb_sz=8, n_hid=8, n_layers=1, bs=4, bptt=10, epochs=1, n_sampled=5, progress=False, lr=1e38)
-    assert not [*tmp_path.iterdir()]
+    assert not files_in(tmp_path)
 
 def test_an_unknown_setting_is_named(folder):
     with pytest.raises(TypeError, match='no setting epoch; there are .*epochs'): nb.pretrain_lm(folder, epoch=3)
