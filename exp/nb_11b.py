@@ -86,7 +86,8 @@ def rank_loader(dl: DataLoader, rank: int, world: int, train: bool = True, seed:
     """A loader like `dl`, for the share of process `rank` of `world`: batches of the same size, from `1/world` of the items.
 
     In training, by `DistributedSampler` (call its `set_epoch` before each epoch): shuffled if `dl` is, and some items twice if `world` doesn't divide their number, or, where `dl` drops its last batch, some not at all. A last batch of one is dropped if `dl` had none.
-    In validation, each item belongs to exactly one process. Raises a `ValueError` if `dl` draws in another way than in order or shuffled, or there are too few items."""
+    In validation, each item belongs to exactly one process. Raises a `ValueError` if `dl` is no DataLoader, or draws in another way than in order or shuffled, or there are too few items."""
+    if not isinstance(dl, DataLoader): raise ValueError(f"a {type(dl).__name__} can't be shared out between processes: give a DataLoader that is shuffled, or in order")
     s, n, bs = dl.sampler, len(dl.dataset), dl.batch_size
     plain = type(s) is SequentialSampler or type(s) is RandomSampler and not s.replacement and s.num_samples == n
     if not plain or bs is None: raise ValueError(f'this loader draws by {type(s if bs else dl.batch_sampler).__name__}, which can\'t be shared out between processes: give one that is shuffled, or in order')

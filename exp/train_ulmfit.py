@@ -687,9 +687,10 @@ def _timed(out, stage, leaves):
         yield
         was_done = written() == at_first
     finally:
-        before = _seconds(out)
-        if not was_done and (Path(out)/'settings.json').exists():   # not for a run that hasn't begun
-            _write_json(Path(out)/'seconds.json', before | {stage: before.get(stage, 0.) + time.perf_counter() - started})
+        with contextlib.suppress(OSError):   # a time that can't be kept is no reason to end a run, or to hide what ended it
+            before = _seconds(out)
+            if not was_done and (Path(out)/'settings.json').exists():   # not for a run that hasn't begun
+                _write_json(Path(out)/'seconds.json', before | {stage: before.get(stage, 0.) + time.perf_counter() - started})
 
 def _stage_times(out, history):
     "The seconds of each stage: never less than its epochs have taken, of which a process that is killed leaves word."

@@ -79,7 +79,8 @@ def test_an_epochs_order_follows_from_seed_and_epoch():
     assert order(1, 0) == order(1, 0) and len({tuple(order(s, e)) for s in (1, 5) for e in (0, 1)}) == 4
 
 @pytest.mark.parametrize('dl, match', [(lambda: DataLoader(range(8), 2, sampler=WeightedRandomSampler([1.]*8, 8)), 'WeightedRandomSampler'), (lambda: DataLoader(range(8), batch_size=None), "can't be shared out"),
-                                       (lambda: DataLoader(range(8), batch_sampler=[[0, 1]]), 'list'), (lambda: DataLoader(range(9), 8, drop_last=True), 'drop_last')])
+                                       (lambda: DataLoader(range(8), batch_sampler=[[0, 1]]), 'list'), (lambda: DataLoader(range(9), 8, drop_last=True), 'drop_last'),
+                                       (lambda: [(1, 2)], "a list can't be shared out.*give a DataLoader")])
 def test_loaders_that_cant_be_shared(dl, match):
     with pytest.raises(ValueError, match=match): rank_loader(dl(), 0, 2)
 

@@ -864,6 +864,13 @@ def test_damaged_times_are_left_out(tmp_path, damage):
     with tu._timed(tmp_path, 'texts', tmp_path/'left'): (tmp_path/'left').touch()
     assert list(tu._seconds(tmp_path)) == ['texts']
 
+def test_a_time_that_cant_be_written_hides_no_error(tmp_path, monkeypatch):
+    (tmp_path/'settings.json').write_text('{}')
+    def full(*_): raise OSError('no space left')
+    monkeypatch.setattr(tu, '_write_json', full)
+    with pytest.raises(ZeroDivisionError), tu._timed(tmp_path, 'texts', tmp_path/'left'): 1/0
+    with tu._timed(tmp_path, 'texts', tmp_path/'left'): (tmp_path/'left').touch()
+
 def test_a_class_folder_without_texts_is_warned_of(tmp_path):
     d = make_folder(tmp_path/'d')
     (d/'fair').mkdir()
