@@ -613,6 +613,15 @@ def test_a_classifier_s_batches_have_every_text_once():
     assert texts_of(data.train_dl) == sorted((*x.tolist(), y) for x, y in ll.train) and texts_of(data.valid_dl) == sorted((*x.tolist(), y) for x, y in ll.valid)
     assert data.vocab == ['bad', 'good'] and data.c_out == 2 and data.text_vocab == ll.train.proc_x[1].vocab and not data.is_lm
 
+def test_a_classifier_s_batches_are_of_similar_lengths():
+    rng = np.random.default_rng(0)
+    ds = nb.labelled_corpus(nb.Corpus.from_lists([[5]*n for n in rng.integers(1, 200, 600)]), [0]*600)
+    def padding(dl): return float(sum((x == 1).sum() for x, _ in dl)/sum(x.numel() for x, _ in dl))
+    train, valid = nb.get_clas_dls(ds, ds, 8)
+    assert padding(train) < .15 and padding(valid) < .03 < nb.padding_share(ds.x.items.lengths, range(600), 8)/10
+    lengths = [int((x != 1).sum(1).max()) for x, _ in valid]
+    assert lengths == sorted(lengths, reverse=True)
+
 @pytest.mark.parametrize('vocab, pad', [(['xxunk', 'a', 'b', 'xxpad'], 3), (['xxpad', 'xxunk', 'a', 'b'], 0), (['xxunk', 'xxpad', 'a', 'b'], 1)])
 def test_padding_is_the_vocabulary_s(vocab, pad):
     num = nb.NumericalizeProcessor(vocab=vocab)

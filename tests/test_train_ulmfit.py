@@ -1057,6 +1057,13 @@ def test_rates_of_the_thaw_suit_the_width(folder, tmp_path, monkeypatch, width, 
     assert [s.lrs[-1] for s in thaw] == pytest.approx(rates) and [s.freeze_to for s in thaw] == [-1, -2, 0]
     assert thaw[-1].lrs[-2] == pytest.approx(thaw[-1].lrs[-1]/(1 if width == 8 else 2.6))
 
+@pytest.mark.parametrize('width, more, div', [(8, (), 1), (501, (), 2.6), (8, ('--div', 2), 2)])
+def test_a_language_model_that_has_read_before_finds_places_for_its_words_first(width, more, div):
+    args = tu.ulmfit_parser().parse_args(argv('x', 'y', '--lm-epochs', 3, '--lm-lr', .1, '--pretrained', 'lm.pth', *more, settings=()))
+    last, whole = tu._lm_stages(args, 3, width)
+    assert (last.freeze_to, last.epochs, last.lrs[-1], whole.freeze_to, whole.epochs) == (-1, 1, .1, 0, 3)
+    assert whole.lrs == pytest.approx([.05/div**2, .05/div, .05])
+
 def test_without_a_language_model_all_layers_learn_at_once(folder, tmp_path, monkeypatch):
     stage, = stages_of(argv(folder, tmp_path/'run', '--lm-epochs', 0, '--div', 3, settings=SMALL), tmp_path/'run', monkeypatch)
     assert stage.freeze_to == 0 and stage.epochs == 1 and stage.lrs == [.01]*4

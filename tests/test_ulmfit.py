@@ -132,6 +132,34 @@ def test_no_gradient_reaches_words_before_the_window():
     assert not module.emb.weight.grad[:10].any()
 
 
+def test_nothing_is_kept_for_gradients_of_words_before_the_window():
+    module = encoder().train()
+    read, kept = module.forward, []
+    def noted(ids):
+        kept.append((len(kept), torch.is_grad_enabled()))
+        return read(ids)
+    module.forward = noted
+    nb.SentenceEncoder(module, 5, max_len=10)(batch([list(range(2, 12))*4 + [5]*2, [5]*17]))   # tails begin with words 32 and 7
+    assert [on for _, on in kept] == [False, True, True, True, False, False, True, True, True]
+
+
+def test_a_long_prediction_shows_how_far_it_is(monkeypatch):
+    learn, seen = text_learner(), []
+    def with_bar(results, total, what='', at=None):
+        for o in results:
+            seen.append((at(), total, what))
+            yield o
+    monkeypatch.setattr(nb, 'with_bar', with_bar)
+    learn.probs(Corpus.from_lists([[5]*n for n in (3, 9, 4, 7)]), bs=2)
+    assert seen == [(16, 23, 'predicting'), (23, 23, 'predicting')]
+
+
+@pytest.mark.parametrize('progress', [True, False])
+def test_training_shows_bars_if_asked(progress):
+    made = [nb.text_classifier_learner(clas_data(), 6, 8, 2, progress=progress, cuda=False), nb.lm_learner(lm_learner().data, 6, 8, 2, progress=progress)]
+    for learn in made: assert any(isinstance(cb, nb.ProgressCallback) for cb in learn.cbs) == progress
+
+
 def test_a_pass_leaves_no_state_behind():
     s = nb.SentenceEncoder(encoder(), 5)
     s(batch([[5, 6, 7]]))
