@@ -111,12 +111,13 @@ def main(rounds=3, n_texts=20_000, n_tokens=100_000_000) -> None:
         ratios = sorted(theirs[0]/ours[0] for ours, theirs in zip(times[OURS], times[FASTAI]))
         print(f'\nOurs in 2 processes, times fastai\'s in 2: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), goal {FASTAI_GOAL}')
     else: print('\nfastai is not installed, so its tokenizer takes no part.')
+    lengths = TokenizeProcessor(max_workers=1)(texts[:5000]).corpus.lengths
+    print(f'\nOurs makes {lengths.mean():.0f} tokens of a text: {lengths.mean()*len(texts)/statistics.median(t[0] for t in times[OURS]):,.0f} a second in 2 processes.')
     costs = corpus_costs(n_tokens)
     print(f'\n| a corpus of {costs["loaded"][0]/1e6:.0f} million tokens | MB in its files | bytes a token | more memory in use, MB | first batch after, s | each batch, µs |\n| --- | --- | --- | --- | --- | --- |')
     for how, (n, size, memory, first, each) in costs.items(): print(f'| {how} | {size/1e6:.0f} | {size/n:.2f} | {memory/1e6:.0f} | {first:.2f} | {each*1e6:.0f} |')
     print(f'\nGoals: at most {MEMORY_GOAL} bytes a token in memory, and less than a second, mapped. Batches are 64 x 70, texts in random order.\n')
-    shares = padding(TokenizeProcessor(max_workers=1)(texts[:5000]).corpus.lengths)
-    print('Padding in batches of 64 texts: ' + ', '.join(f'{k} {v:.1%}' for k, v in shares.items()))
+    print('Padding in batches of 64 texts: ' + ', '.join(f'{k} {v:.1%}' for k, v in padding(lengths).items()))
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
