@@ -77,17 +77,23 @@ def _execute(nb, path: Path, timeout: int, env: dict, stop: Stop, before) -> str
     "Run all cells; returns what went wrong, or an empty string. The kernel and its children are gone afterwards."
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-    pids = []
+    client, pids = None, []
     def started(notebook):
         pids.append(client.km.provisioner.pid)
         with stop.lock: stop.pids.add(pids[0])
-    client = NotebookClient(
-        nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}},
-        on_notebook_start=started, on_cell_start=before, coalesce_streams=True, shutdown_kernel='immediate',
-        extra_arguments=['--HistoryManager.enabled=False', '--IPKernelApp.log_level=40'])
+    async def run(log):
+        nonlocal client
+        for left in (2, 1, 0):
+            client = NotebookClient(
+                nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}},
+                on_notebook_start=started, on_cell_start=before, coalesce_streams=True, shutdown_kernel='immediate',
+                extra_arguments=['--HistoryManager.enabled=False', '--IPKernelApp.log_level=40'])
+            try: return await client.async_execute(env=env, stdout=log, stderr=log)
+            except RuntimeError:
+                if pids or not left: raise   # else the kernel didn't come up, and no cell has run: another program may have taken a port that was chosen for it
     log = Path(env['IPYTHONDIR'])/'kernel.log'
     try:
-        with open(log, 'w') as f: asyncio.run(client.async_execute(env=env, stdout=f, stderr=f))
+        with open(log, 'w') as f: asyncio.run(run(f))
     except CellExecutionError as e:
         errors = [o for c in nb.cells for o in c.get('outputs', []) if o['output_type'] == 'error']
         return '\n'.join(errors[-1]['traceback']) if errors else str(e)

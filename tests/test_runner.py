@@ -24,6 +24,18 @@ def test_a_kernel_that_dies(project, mark):
     o = run_notebook(project.write('05_x.ipynb', 'x = 0', 'import os; os.abort()'))
     assert o.status == 'failed' and 'cell 2 of 2' in o.error and 'kernel died' in o.error and not kernels(mark)
 
+@pytest.mark.parametrize('failures', [2, 3])
+def test_a_kernel_that_does_not_come_up_is_started_again(project, monkeypatch, failures):
+    from nbclient import NotebookClient
+    start, tried = NotebookClient.async_start_new_kernel_client, []
+    async def started(self, **kw):
+        tried.append(self)
+        if len(tried) <= failures: raise RuntimeError('Kernel died before replying to kernel_info')
+        return await start(self, **kw)
+    monkeypatch.setattr(NotebookClient, 'async_start_new_kernel_client', started)
+    res = run_notebook(project.write('01_x.ipynb', 'print(6*7)'))
+    assert len(tried) == 3 and (res.error == '' and '42' in json.dumps(res.nb) if failures == 2 else 'Kernel died before replying' in res.error)
+
 def test_a_kernel_that_exits(project, mark):
     o = run_notebook(project.write('05_x.ipynb', 'import os; os._exit(0)'))
     assert o.status == 'failed' and 'kernel died' in o.error and not kernels(mark)
