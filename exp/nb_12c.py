@@ -273,7 +273,9 @@ class TextRecipe:
     columns: tuple[str, ...] = ()
     def text(self, o) -> str | Path:
         "A string, or a file (as `Path`), is a text as it is; a row of a table, as a mapping or a Series, has its `columns` joined as in training. A `TypeError` for anything else, and where it takes several columns, for a text without their marks; a `ValueError` for a column that the row lacks."
-        if isinstance(o, (Mapping, pd.Series)) and self.columns: return join_columns(pd.DataFrame([dict(o)]), list(self.columns))[0]
+        if isinstance(o, (Mapping, pd.Series)) and self.columns:
+            row = {k if k in self.columns else str(k): v for k, v in dict(o).items()}   # a table without a header has numbers for names
+            return join_columns(pd.DataFrame([row]), list(self.columns))[0]
         if not isinstance(o, (str, Path)): raise TypeError(f'a text is a string, or a Path to a file, and not {type(o).__name__}')
         if len(self.columns) > 1 and not (isinstance(o, str) and o.startswith(FLD)): raise TypeError(f'a text is made of {len(self.columns)} columns here: give a dict with {", ".join(map(repr, self.columns))}')
         return o
@@ -417,10 +419,10 @@ class TextEnsemble(_Predicts):
 
 # %% ../nbs/12c_ulmfit.ipynb #8b3cab3a
 def word_spans(tokens: list[str], most: int = 400) -> list[tuple[int, int]]:
-    "Where the words of a text, a list of tokens, begin and end: each with the marks before it (`xxmaj`, and `xxrep` with its number), and without `xxbos`, `xxeos`, `xxpad`. If they would be more than `most`, several make a span."
+    "Where the words of a text, a list of tokens, begin and end: each with the marks before it (`xxmaj`, and `xxrep` with its number), and without `xxbos`, `xxeos`, `xxpad`, and the marks of columns (`xxfld` with its number). If they would be more than `most`, several make a span."
     spans, at = [], None
     for i, t in enumerate(tokens):
-        if t in (BOS, EOS, PAD): at = None
+        if t in (BOS, EOS, PAD, FLD) or i and tokens[i - 1] == FLD: at = None
         else:
             at = i if at is None else at
             counts = t.isdecimal() and i > at and tokens[i - 1] in (TK_REP, TK_WREP)

@@ -4,7 +4,7 @@
 
 # %% ../nbs/12d_train_ulmfit.ipynb #a0c6d134
 from exp.nb_12c import *
-import codecs, lzma, zipfile, zlib
+import codecs, csv, lzma, zipfile, zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -58,7 +58,7 @@ _held_out = 'valid', 'val', 'validation', 'dev', 'test'
 def folder_source(path: str | Path, encoding: str = 'utf-8') -> TextSource:
     """The text files in folders named by their class: those of `path`, or of `path/train`, and for validation of one of `valid`, `val`, `validation`, `dev` or `test` beside it. What is in a folder `unsup` has no label.
 
-    Raises a `DataError` that names the folder if there are none, and a `FileNotFoundError`; warns of what is left out."""
+    Raises a `DataError` that names the folder if there are none, and a `FileNotFoundError`; warns of folders that are left out."""
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f'{path}: there is no such folder or file')
     inside = {o.lower(): path/o for o in _names(path) if (path/o).is_dir()}   # Train, TEST ...
@@ -100,28 +100,35 @@ _packed = {'.gz': 'gzip', '.bz2': 'bz2', '.xz': 'xz', '.zst': 'zstd', '.zip': 'z
 class _Csv:
     "A CSV file as text: its columns, which are numbers where there is no header, and its rows, `chunksize` at a time."
     chunksize = 500
-    def __init__(self, path, encoding='utf-8', header=True, sep=None):
-        self.path, self.encoding, self.header = Path(path), encoding, header
+    def __init__(self, path, encoding='utf-8', header=True, sep=None, quotes=True):
+        self.path, self.encoding, self.header, self.quotes = Path(path), encoding, header, quotes
         kind = next((o for o in map(str.lower, reversed(self.path.suffixes)) if o not in _packed), '')
         if kind in ('.parquet', '.feather', '.xlsx', '.xls', '.json', '.jsonl'): raise DataError(f'{path}: of tables, only CSV is read, and not {kind}; pandas makes the one of the other')
         self.sep = sep or ('\t' if kind == '.tsv' else ',')
     def _read(self, file, **kw):
         with _naming(self.path, self.encoding):
             return pd.read_csv(file, dtype=str, keep_default_na=False, header=0 if self.header else None, encoding=_codec(self.encoding), sep=self.sep,
-                               compression=_packed.get(self.path.suffix.lower()), **kw)
+                               quoting=csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE, compression=_packed.get(self.path.suffix.lower()), **kw)
     def columns(self) -> list[str]: return [str(o) for o in self._read(self.path, nrows=0 if self.header else 1).columns]
     def chunks(self, columns, what=None):
         "The `columns` of some rows after the other; with `what`, a line says how far that is."
         n = 0
         with _naming(self.path, self.encoding, lambda: f' after row {n:,}'*(n > 0)), open(self.path, 'rb') as f:
-            parts = self._read(f, chunksize=self.chunksize)   # all columns, though few are wanted: a row with a comma too many shows only so
+            parts = self._read(f, chunksize=self.chunksize, skip_blank_lines=len(self.columns()) > 1)   # all columns, though few are wanted: a row with a comma too many shows only so. A blank line is a row if there is only one
             if what:
                 progress = _Progress(f'{what}, byte', self.path.stat().st_size)
                 parts = progress.over(parts, lambda _: f.tell() - progress.done)
             for part in parts:
                 if not isinstance(part.index, pd.RangeIndex): raise DataError(f"{self.path} can't be read as a table: its rows have more fields than its header")
+                if what: self._look_for_rows_in_one(part, n)
                 n += len(part)
                 yield part.set_axis([str(o) for o in part], axis=1)[columns].fillna('')
+    def _look_for_rows_in_one(self, part, n):
+        if self.sep != '\t' or not self.quotes: return
+        for i, row in enumerate(part.itertuples(index=False), n + 1):
+            if any('\n' in o and '\t' in o for o in row if isinstance(o, str)):
+                warnings.warn(f'{self.path}, row {i}: a field goes on over several lines and tabs. If it should not, quotation marks are characters like others here: --no-quotes says so', stacklevel=4)
+                self._look_for_rows_in_one = lambda *_: None   # once will do
 
 # %% ../nbs/12d_train_ulmfit.ipynb #8f75bed9
 def _flags(values, path, column):
@@ -133,17 +140,17 @@ def _flags(values, path, column):
     return [known[v] for v in low]
 
 # %% ../nbs/12d_train_ulmfit.ipynb #d4fe1499
-def table_source(path: str | Path, text: list[str], labels: list[str], is_valid: str | None = None, encoding: str = 'utf-8', header: bool = True, sep: str | None = None) -> TextSource:
+def table_source(path: str | Path, text: list[str], labels: list[str], is_valid: str | None = None, encoding: str = 'utf-8', header: bool = True, sep: str | None = None, quotes: bool = True) -> TextSource:
     """The rows of a CSV file: the columns `text` (several are joined, see `join_columns`), the column of `labels`, or several of 0 and 1, and the column `is_valid` of 0 and 1. An empty label is None.
 
-    `sep` ends a field (default: a tab in a .tsv, else a comma). Without a `header`, columns are called by their numbers. Raises a `DataError` that names the file if a column is missing, or not as it should be."""
-    file, short = _Csv(path, encoding, header, sep), [*labels, *listify(is_valid)]
+    `sep` ends a field (default: a tab in a .tsv, else a comma). Without a `header`, columns are called by their numbers; without `quotes`, quotation marks are characters like others. Raises a `DataError` that names the file if a column is missing, or not as it should be."""
+    file, short = _Csv(path, encoding, header, sep, quotes), [*labels, *listify(is_valid)]
     columns = file.columns()
     if twice := [c for some in (text, short) for c in some if some.count(c) > 1]: raise UserError(f'the column {twice[0]!r} is asked for twice')
     if missing := [c for c in [*text, *short] if c not in columns]:
         raise DataError(f'{path} has no column {", ".join(map(repr, missing))}; it has {", ".join(repr(c)[:40] for c in columns)} '
                         '(--text, --labels and --is-valid say which are meant; --no-header, that the first row is a text'
-                        + ''.join(f'; --sep {name}, that fields end with it' for sign, name in ((';', '";"'), ('\t', 'tab'), ('|', '"|"')) if len(columns) == 1 and sign in columns[0]) + ')')
+                        + ''.join(f'; --sep {name}, that fields end with it' for sign, name in ((';', '";"'), (',', '","'), ('\t', 'tab'), ('|', '"|"')) if len(columns) == 1 and sign in columns[0]) + ')')
     table = pd.concat(list(file.chunks(short, 'reading labels')))
     if not len(table): raise DataError(f'{path} has no rows')
     if not labels: found = [None]*len(table)

@@ -42,6 +42,7 @@ def _source_options(add, r):
     add('--is-valid', metavar='COLUMN', help='the column of FILE.csv that is 1 or true for the texts to validate with (default: a random share)')
     add('--no-header', action='store_true', help='FILE.csv has no header: columns are called by their numbers, from 0 on, as in --labels 0 --text 1')
     add('--sep', type=_separator, metavar='SIGN', help='what ends the fields of FILE.csv, such as ";" or tab (default: a comma; in FILE.tsv a tab)')
+    add('--no-quotes', action='store_true', help='quotation marks in FILE.csv are characters like others, as in many tables with tabs')
     add('--encoding', type=_encoding, default='utf-8', metavar='NAME', help='the encoding of all these files, such as latin-1')
     add('--valid', type=_number(float, 0, .9, True), default=r['valid'], metavar='SHARE',
         help='share of the labelled texts for validation, where the data does not say which')
@@ -114,11 +115,13 @@ def ulmfit_parser() -> argparse.ArgumentParser:
     return p
 
 # %% ../nbs/12d_train_ulmfit.ipynb #50cceece
+def _as_written(args): return args.encoding, not args.no_header, args.sep, not args.no_quotes   # how a table is
+
 def text_source(args) -> TextSource:
     "The texts of `args.data`: a table, a folder, or without any, IMDb."
     path = Path(args.data) if args.data else untar_data(URLs.IMDB)
     if not path.is_file(): return folder_source(path, args.encoding)
-    return table_source(path, args.text, args.labels, args.is_valid, args.encoding, not args.no_header, args.sep)
+    return table_source(path, args.text, args.labels, args.is_valid, *_as_written(args))
 
 # %% ../nbs/12d_train_ulmfit.ipynb #2151bc9f
 def _split(source, share, seed):
@@ -135,14 +138,17 @@ def _split(source, share, seed):
     else: chosen = np.array(source.is_valid, bool)
     train, valid = (known & ~chosen).nonzero()[0], (known & chosen).nonzero()[0]
     if not len(train) or not len(valid):
-        raise UserError(f'there are {len(train)} texts with a label for training, and {len(valid)} for validation: some are needed for both')
+        once = source.is_valid is None and not source.multi and len(train) > 1 and len(first) == len(train)
+        why = f'. No label comes twice, such as {str(source.labels[train[0]])[:40]!r}: is it one, and (in a table) --labels the column of labels?' if once else ''
+        raise UserError(f'there are {len(train)} texts with a label for training, and {len(valid)} for validation: some are needed for both{why}')
     return train, valid, (~known & ~chosen).nonzero()[0]
 
 # %% ../nbs/12d_train_ulmfit.ipynb #5f9299ac
 def _in_order(labels):
     "Sorted, and if all are numbers, as numbers: 2 comes before 10."
-    try: return sorted(labels, key=lambda o: (float(o), o))
+    try: numbers = {o: float(o) for o in labels}
     except ValueError: return sorted(labels)
+    return sorted(labels, key=lambda o: (numbers[o], o) if all(map(math.isfinite, numbers.values())) else o)   # nothing is above or below a nan
 
 def _targets(source, train, valid):
     "The categories, and all labels as numbers; for texts with any number of labels, as rows of 0 and 1. -1 where there is none."
@@ -383,10 +389,11 @@ def _sound(folder) -> Path | None:
             file.unlink()
     return max(folder.glob('epoch_*.pt'), default=None)
 
-def _stages_done(folder, n):
-    "How many of `n` stages are done in `folder`: those with records, but none if the weights are lost that the last of these has left."
-    done = next((i for i in range(n) if _record_at(folder/f'stage_{i + 1}.json') is None), n)
-    return done if done and _sound(folder/f'stage_{done}') else 0
+def _stages_done(folder, stages):
+    "How many of the `stages` are done in `folder`: those with records, but none if the weights are lost that the last of these has left; if only those of an earlier epoch are left, the last is to be done from there on."
+    done = next((i for i in range(len(stages)) if _record_at(folder/f'stage_{i + 1}.json') is None), len(stages))
+    if not done or not (file := _sound(folder/f'stage_{done}')): return 0
+    return done if read_checkpoint(file)['counts']['epochs_done'] >= stages[done - 1].epochs else done - 1
 
 # %% ../nbs/12d_train_ulmfit.ipynb #7b57ac6e
 def _not_finite(learn, guard) -> str | None:
@@ -402,15 +409,15 @@ def train_in_stages(make: Callable[[], Learner], stages: list[Stage], folder: st
     A loss that isn't finite ends it by a `UserError`, which says where it was in the training called `name`, and that `rate` should be smaller."""
     folder, learn = Path(folder), None
     records = [folder/f'stage_{i}.json' for i in range(1, len(stages) + 1)]
-    for i in range(_stages_done(folder, len(stages)) + 1, len(stages) + 1):
-        stage = stages[i - 1]
+    for i in range(_stages_done(folder, stages) + 1, len(stages) + 1):
+        stage, before = stages[i - 1], _sound(folder/f'stage_{i}')
         set_seed(seed + i)
         learn = make()
-        if i > 1: learn.load(_sound(folder/f'stage_{i - 1}'), only_model=True)
+        if i > 1 and not before: learn.load(_sound(folder/f'stage_{i - 1}'), only_model=True)
         n = len(learn.splitter(learn.model))
         print(f'step {i} of {len(stages)}: {n - stage.freeze_to % n} of {n} groups of layers, rates up to {stage.lrs[-1]:.2g}', flush=True)
         set_seed(seed + i)   # what was made before a stage begins, and how, doesn't matter
-        fit_stage(learn, stage, [SaveCheckpoint(folder/f'stage_{i}', keep=2), guard := TerminateOnNaN()], resume=_sound(folder/f'stage_{i}') or True)
+        fit_stage(learn, stage, [SaveCheckpoint(folder/f'stage_{i}', keep=2), guard := TerminateOnNaN()], resume=before or True)
         if where := _not_finite(learn, guard):
             raise UserError(f'the loss of the {name} became NaN or infinite in step {i}, {where} (counted from 0): start again in a new folder, with a smaller {rate}')
         _write_json(records[i - 1], _record(learn))
@@ -612,7 +619,11 @@ def _usage(files: list[str], columns=()) -> str:
     return f'from exp.nb_12c import {names}\nlearn = {made}\nprint(learn.predict({text!r}))'
 
 # %% ../nbs/12d_train_ulmfit.ipynb #4cb2c7ff
-def _spread(r): return math.sqrt(r['accuracy']*(1 - r['accuracy'])/r['data']['validation texts'])   # of a share of right answers, by chance
+def _spread(r):
+    "The standard error of the share of right answers, by chance. As if one more were right and one wrong, so that few texts that are all right don't make it 0."
+    n = r['data']['validation texts'] + 2
+    p = (r['accuracy']*(n - 2) + 1)/n
+    return math.sqrt(p*(1 - p)/n)
 
 def _in_short(r):
     "The figures on top of the page."
@@ -734,8 +745,9 @@ def _new_texts(args, recipe) -> TextSource:
     if len(recipe.columns) > 1 and not (path.is_file() and len(args.text) == len(recipe.columns)):
         raise UserError(f'--predict {path}: the run has learned from {len(recipe.columns)} columns, {", ".join(map(repr, recipe.columns))}: give it a table, and as many with --text')
     if path.is_file():
-        columns = _Csv(path, args.encoding, not args.no_header, args.sep).columns()
-        return table_source(path, args.text, args.labels if {*args.labels} <= {*columns} else [], None, args.encoding, not args.no_header, args.sep)
+        if len(recipe.columns) < 2 <= len(args.text): raise UserError(f'--predict {path}: the run has learned from texts of one part, and --text names {len(args.text)} columns: give it one')
+        columns = _Csv(path, *_as_written(args)).columns()
+        return table_source(path, args.text, args.labels if {*args.labels} <= {*columns} else [], None, *_as_written(args))
     files = get_files(path, '.txt', recurse=True)
     where = [_printable(f.relative_to(path).as_posix()) for f in files]
     labels = [next((o for o in w.split('/')[:-1] if o in recipe.labels and not recipe.multi), None) for w in where]
@@ -764,11 +776,12 @@ def _in_parts(items, n=1000):
 def predict_texts(args) -> str:
     """Writes what the finished run in the folder `args.out` says of the texts of `args.predict` to `predictions.csv` there: for each where it is from, its label (or labels, with commas), and the probability of each category.
 
-    Returns how many there are, and how many of those with a label are right."""
+    Returns how many there are, how many of those with a label are right, and how many labels are none that it could have given."""
     out, learn = Path(args.out), _trained(Path(args.out), args.workers)
     recipe = learn.recipe
     source, part = _new_texts(args, recipe), out/'.predictions.csv'
     texts, known, right = iter(_Progress('predicting, text', len(source)).over(source.texts(), lambda _: 1)), 0, 0
+    strange = Counter()
     with _alone(out), _whole(part, out/'predictions.csv') as f, _workers():
         write = csv.writer(f).writerow
         write(['where', 'label', *(f'p({o})' for o in recipe.labels)])
@@ -776,8 +789,12 @@ def predict_texts(args) -> str:
         for where, true, o in zip(source.names, source.labels, said, strict=True):
             write([where, ', '.join(listify(o.label)), *(f'{p:.4g}' for p in o.probs.tolist())])
             if true is None or source.multi != recipe.multi or source.multi and {*source.vocab} != {*recipe.labels}: continue   # other labels say nothing about these
+            if not recipe.multi and true not in recipe.labels:
+                strange[true] += 1
+                continue
             known, right = known + 1, right + ({*o.label} == {v for v, on in zip(source.vocab, true) if on} if recipe.multi else o.label == true)
-    return f'{len(source):,} texts: {out/"predictions.csv"}' + f'; {right/max(known, 1):.4f} of the {known:,} with a label are right'*bool(known)
+    said = f'{len(source):,} texts: {out/"predictions.csv"}' + f'; {right/max(known, 1):.4f} of the {known:,} with a label are right'*bool(known)
+    return said + f'; {strange.total():,} have labels that the run does not know, such as {next(iter(strange), "")!r}: it knows {", ".join(map(repr, recipe.labels[:4]))}{", …"*(len(recipe.labels) > 4)}'*bool(strange)
 
 # %% ../nbs/12d_train_ulmfit.ipynb #0da8735e
 _may_change = 'workers', 'bs', 'lm_bs'   # between a run and its resumption: the last two, where memory was too small
@@ -788,10 +805,11 @@ def _is_new(args, out) -> bool:
     "Is the run in the folder `out` yet to begin? False if there is one of just what `args` ask for, which may be resumed. Otherwise, a `UserError`."
     if not (file := out/'settings.json').exists():
         if out.exists() and (not out.is_dir() or _names(out)): raise UserError(f'--out {out} holds other files: name a new folder')
+        if args.resume and not args.data: raise UserError(f'--resume: there is no run in --out {out} to go on with; without --resume, one begins there, on IMDb if --data names nothing else')
         return True
     if not args.resume: raise UserError(f'--out {out} holds a run already: go on with it by --resume, or name another folder')
     before = _read_json(file)
-    if diff := [f'--{k.replace("_", "-")} was {before.get(k)}, not {v}' for k, v in _asked(args).items() if k not in _may_change and before.get(k) != v]:
+    if diff := [f'--{k.replace("_", "-")} was {before.get(k)}, not {v}' for k, v in _asked(args).items() if k not in _may_change and before.get(k, v) != v]:   # an option that there wasn't then
         raise UserError(f'--resume goes on with the same settings, but {"; ".join(diff)}')
     return False
 
@@ -836,6 +854,8 @@ def _made_of(folder, mark):
 def run_ulmfit(args) -> dict:
     "All that the command does, for parsed `args`; returns what is in `report.json`."
     out = Path(args.out)
+    for name, path in (('--out', args.out), ('--data', args.data or '')):
+        if path != _printable(path): raise UserError(f'{name} {_printable(path)}: this name is not UTF-8, and could not be written into the report: rename it')
     if args.data and out.resolve().is_relative_to(Path(args.data).resolve()): raise UserError(f'--out {out} is inside of --data {args.data}: what it writes would be taken for texts; name a folder elsewhere')
     new, answers, models = _is_new(args, out), {}, []
     with _alone(out):
@@ -887,4 +907,9 @@ def ulmfit_main(argv: list[str] | None = None) -> int:
     print(said)
     return 0
 
-if __name__ == '__main__' and __spec__ and __spec__.name == 'exp.train_ulmfit': sys.exit(ulmfit_main())
+def _plain_warning(message, category, *where): return f'train_ulmfit: {message}\n'
+
+if __name__ == '__main__' and __spec__ and __spec__.name == 'exp.train_ulmfit':
+    warnings.formatwarning = _plain_warning             # a line, as errors are
+    sys.stdout.reconfigure(errors='backslashreplace')   # a label that the terminal has no letters for
+    sys.exit(ulmfit_main())

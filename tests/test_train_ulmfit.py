@@ -480,6 +480,19 @@ def test_a_lost_part_of_a_training_is_made_again(whole, tmp_path, monkeypatch, l
 
 def test_resume_without_a_run_starts_one(table, tmp_path): run(table, tmp_path/'run', '--resume')
 
+def test_resume_without_a_run_and_without_data_is_a_mistake(tmp_path, capsys, monkeypatch):
+    "In the name of the folder, most likely: IMDb isn't begun with."
+    monkeypatch.setattr(tu, 'untar_data', None)
+    assert f'no run in --out {tmp_path/"rnu"}' in error_of(['--out', tmp_path/'rnu', '--resume'], capsys)
+    assert not (tmp_path/'rnu').exists()
+
+def test_an_option_that_came_later_is_no_other_setting(whole, tmp_path):
+    shutil.copytree(whole[1], out := tmp_path/'run')
+    settings = json.loads((out/'settings.json').read_text())
+    del settings['no_quotes']
+    (out/'settings.json').write_text(json.dumps(settings))
+    run(whole[0], out, '--resume', **GRADUAL)
+
 def test_the_data_are_read_only_once(whole, tmp_path):
     "A resumed run doesn't need them any more."
     shutil.copytree(whole[1], tmp_path/'run')
@@ -492,6 +505,32 @@ def test_a_damaged_checkpoint_is_made_again(folder, tmp_path, monkeypatch):
     cut_off(argv(folder, tmp_path/'run'), monkeypatch, 1, 1)
     file, = (tmp_path/'run').rglob('epoch_*.pt')
     file.write_bytes(file.read_bytes()[:500])
+    run(folder, tmp_path/'run', '--resume')
+    run(folder, tmp_path/'fresh')
+    same(tmp_path/'fresh', tmp_path/'run')
+
+def test_a_finished_stage_whose_last_checkpoint_is_damaged_is_finished_again(folder, tmp_path, monkeypatch, capsys):
+    "Not taken from the epoch before, of which there is a checkpoint, too."
+    def full(self, path): raise OSError(errno.ENOSPC, 'No space left on device')
+    with monkeypatch.context() as m:
+        m.setattr(tu.TextLearner, 'export', full)
+        error_of(argv(folder, tmp_path/'run', '--epochs', 3), capsys)
+    kept = sorted((tmp_path/'run'/'forward'/'classifier'/'stage_1').glob('epoch_*.pt'))
+    assert [o.name for o in kept] == ['epoch_0002.pt', 'epoch_0003.pt']
+    kept[1].write_bytes(kept[1].read_bytes()[:500])
+    run(folder, tmp_path/'run', '--epochs', 3, '--resume')
+    run(folder, tmp_path/'fresh', '--epochs', 3)
+    same(tmp_path/'fresh', tmp_path/'run')
+
+def test_a_middle_stage_whose_last_checkpoint_is_damaged_is_finished_again(folder, tmp_path, monkeypatch, capsys):
+    "What the stage before has left is gone by then."
+    stages = [tu.Stage(-1, 1, [1e-2]*4), tu.Stage(-2, 3, [1e-2]*4), tu.Stage(0, 1, [1e-2]*4)]
+    monkeypatch.setattr(tu, '_classifier_stages', lambda *a: stages)
+    args = argv(folder, tmp_path/'run')
+    cut_off(args, monkeypatch, 4, 0)   # the language model's is the first
+    last = max((tmp_path/'run'/'forward'/'classifier'/'stage_2').glob('epoch_*.pt'))
+    assert last.name == 'epoch_0003.pt' and not (tmp_path/'run'/'forward'/'classifier'/'stage_1').exists()
+    last.write_bytes(b'')
     run(folder, tmp_path/'run', '--resume')
     run(folder, tmp_path/'fresh')
     same(tmp_path/'fresh', tmp_path/'run')
@@ -933,6 +972,17 @@ def test_the_command_fails_with_status_2(root, tmp_path):
     done = command(root, '--data', str(tmp_path/'gone'), '--out', str(tmp_path/'run'))
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'gone' in done.stderr and not done.stdout
 
+def test_a_label_that_the_terminal_has_no_letters_for(root, table, tmp_path):
+    path = make_csv(tmp_path/'t.csv', [(t, dict(neg='差', pos='好')[k]) for t, k in labelled()])
+    done_ = subprocess.run([sys.executable, '-m', 'exp.train_ulmfit', *argv(path, tmp_path/'run', '--lm-epochs', '0')], cwd=root, capture_output=True, encoding='cp1252', env={**os.environ, 'MPLBACKEND': 'Agg', 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'cp1252'})
+    assert done_.returncode == 0 and r'\u597d' in done_.stdout, done_.stderr
+    assert done(tmp_path/'run')['categories'] == ['好', '差']
+
+def test_a_warning_is_a_line(root, folder, tmp_path):
+    (folder/'more').mkdir()
+    done = command(root, *argv(folder, tmp_path/'run', '--lm-epochs', '0'))
+    assert done.returncode == 0 and re.search(r'^train_ulmfit: .*no text in .*more', done.stderr, re.M) and 'warn(' not in done.stderr and '.py:' not in done.stderr
+
 def test_the_readmes_lines_about_texts(root, tmp_path, monkeypatch):
     "Its command, on a table such as it names and with small sizes; then its lines that use the model."
     section = (root/'README.md').read_text(encoding='utf-8').partition('### Training on your own texts')[2].partition('\n## ')[0]
@@ -1097,6 +1147,11 @@ def test_numbers_as_labels_are_in_their_order(tmp_path):
     t = tu.read_texts(tu.ulmfit_parser().parse_args(argv(path, 'x')), tmp_path/'texts')
     assert t.vocab == [str(i) for i in range(11)]
 
+@pytest.mark.parametrize('labels', [['10', 'nan', '2', '1'], ['inf', '3', 'nan'], ['1', 'x', '10']])
+def test_labels_that_are_not_all_finite_numbers_are_in_the_order_of_words(labels):
+    "However they came: a set has another order in each process."
+    for some in itertools.permutations(labels): assert tu._in_order(some) == sorted(labels)
+
 def test_a_pretrained_model_as_it_is_takes_short_texts(both, tmp_path):
     rows = [('a good film', 'good', 0), ('a dull film', 'bad', 0)]*6 + [('good', 'good', 1), ('dull', 'bad', 1)]
     path = make_csv(tmp_path/'t.csv', rows, ('text', 'label', 'check'))
@@ -1154,6 +1209,13 @@ def test_two_folders_without_labels_keep_their_order(tmp_path):
     assert tu.folder_source(d.parent).names[-2:] == ['unsup/1.txt', 'train/unsup/1.txt']
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='other systems have no such names')
+@pytest.mark.parametrize('option', ['--out', '--data'])
+def test_a_path_that_is_not_utf_8_is_refused_at_once(folder, tmp_path, capsys, monkeypatch, option):
+    monkeypatch.setattr(tu, 'read_texts', None)
+    strange = tmp_path/os.fsdecode(b'caf\xe9')
+    assert f'{option} {tmp_path}/caf\\xe9: this name is not UTF-8' in error_of(argv(*((folder, strange) if option == '--out' else (strange, tmp_path/'run'))), capsys)
+    assert not strange.exists()
+
 def test_names_that_are_not_utf_8(tmp_path):
     d = make_folder(tmp_path/'d', n=6, classes=('neg', 'pos'))
     for i, f in enumerate((d/'neg').iterdir()): f.rename(f.with_name(os.fsdecode(b'caf\xe9%d.txt' % i)))
@@ -1174,6 +1236,36 @@ def test_signs_between_fields(tmp_path, name, sign, more):
 def test_another_sign_between_fields_is_guessed(tmp_path, capsys, sign, name):
     (tmp_path/'t.csv').write_text(f'text{sign}label\na{sign}b\n')
     assert name in error_of(argv(tmp_path/'t.csv', tmp_path/'run'), capsys)
+
+def test_a_comma_between_fields_is_guessed(table, tmp_path, capsys): assert '--sep ","' in error_of(argv(table, tmp_path/'run', '--sep', ';'), capsys)
+
+QUOTES = [('text', 'label'), ('"Great start', 'pos'), ('foo', 'neg'), ('bar', 'neg'), ('"Bad" end', 'neg'), ('so-so"', 'pos')]
+
+def test_quotation_marks_as_characters(tmp_path):
+    (tmp_path/'t.tsv').write_text('\n'.join(map('\t'.join, QUOTES)) + '\n')
+    with pytest.warns(UserWarning, match='t.tsv, row 1: .*--no-quotes'): source = tu.table_source(tmp_path/'t.tsv', ['text'], ['label'])
+    assert len(source) < 5
+    source = tu.text_source(tu.ulmfit_parser().parse_args(argv(tmp_path/'t.tsv', 'x', '--no-quotes')))
+    assert [*zip(source.texts(), source.labels)] == QUOTES[1:]
+
+@pytest.mark.parametrize('name', ['t.tsv', 't.csv'])
+def test_quotation_that_is_usual_is_not_suspected(tmp_path, name, recwarn):
+    import pandas as pd
+    rows = pd.DataFrame(dict(text=['over\nlines, with "marks"', 'and "more"', '\tand tabs'], label=['a', 'b', 'a']))
+    rows.to_csv(tmp_path/name, index=False, sep='\t' if name == 't.tsv' else ',')
+    source = tu.table_source(tmp_path/name, ['text'], ['label'])
+    assert [*source.texts()] == rows.text.tolist() and not recwarn
+
+def test_blank_rows_of_a_table_of_one_column_count(tmp_path):
+    import pandas as pd
+    texts = ['a lovely film', '   ', 'an awful film', '', 'warm heart']
+    pd.DataFrame(dict(text=texts)).to_csv(tmp_path/'t.csv', index=False)
+    source = tu.table_source(tmp_path/'t.csv', ['text'], [])
+    assert [*source.texts()] == texts and source.names == [f'row {i}' for i in range(1, 6)]
+    (tmp_path/'plain.csv').write_text('one\n\ntwo\n')
+    assert [*tu.table_source(tmp_path/'plain.csv', ['0'], [], header=False).texts()] == ['one', '', 'two']
+    (tmp_path/'two.csv').write_text('text,label\n\na,b\n\n')   # with more columns, an empty line is no row
+    assert [*tu.table_source(tmp_path/'two.csv', ['text'], ['label']).texts()] == ['a']
 
 @pytest.mark.parametrize('name', ['t.parquet', 't.jsonl', 't.XLSX', 't.json.gz'])
 def test_tables_that_are_no_csv_are_named(tmp_path, capsys, name):
@@ -1249,6 +1341,22 @@ def test_labels_of_a_table_of_several_columns(tmp_path, capsys):
     right = sum(o == [n for n, on in (('good', r[3]), ('bad', r[4])) if on] for o, r in zip(wanted, rows))
     assert f'{right/20:.4f} of the 20 with a label' in said
 
+def test_labels_that_the_run_does_not_know_are_counted_apart(table, tmp_path, capsys):
+    run(table, out := tmp_path/'run')
+    said = asked_to_predict(out, make_csv(tmp_path/'new.csv', [*labelled(2), ('a text', '0'), ('a text', '0'), ('a text', '1')]), capsys)
+    assert 'of the 4 with a label are right' in said and "3 have labels that the run does not know, such as '0': it knows 'neg', 'pos'" in said
+    said = asked_to_predict(out, make_csv(tmp_path/'new.csv', [('a text', '0')]), capsys)
+    assert 'right' not in said and '1 have labels' in said
+    assert 'does not know' not in asked_to_predict(out, table, capsys)
+
+def test_several_columns_are_not_joined_for_a_run_that_knows_one(table, folder, tmp_path, capsys):
+    run(table, tmp_path/'of_table')
+    run(folder, tmp_path/'of_folder')
+    path = make_csv(tmp_path/'new.csv', [('a', 'b')], ('title', 'text'))
+    for out in ('of_table', 'of_folder'):
+        assert '--text names 2 columns: give it one' in error_of(['--out', tmp_path/out, '--predict', path, '--text', 'title', 'text'], capsys)
+        asked_to_predict(tmp_path/out, path, capsys)
+
 @pytest.mark.parametrize('what, why', [('gone.csv', 'no such folder or file'), ('empty', 'no file ending in .txt'), ('bad.csv', "no column 'text'")])
 def test_what_cannot_be_predicted(whole, tmp_path, capsys, what, why):
     (tmp_path/'empty').mkdir()
@@ -1280,6 +1388,16 @@ def test_texts_of_several_columns_are_not_read_from_files(tmp_path, capsys):
     for more in ([make_folder(tmp_path/'new')], [tmp_path/'t.csv', '--text', 'body']):
         assert "learned from 2 columns, 'title', 'body'" in error_of(['--out', out, '--predict', *more], capsys)
     assert not (out/'.predictions.csv').exists()
+
+def test_a_run_on_a_table_without_a_header_takes_rows_of_another(tmp_path, capsys):
+    "Whose columns pandas calls by numbers. Its words are explained, and not the marks of its columns."
+    import pandas as pd
+    with open(tmp_path/'t.csv', 'w', newline='') as f: csv.writer(f).writerows([(k, 'a title', t) for t, k in labelled(8)])
+    run(tmp_path/'t.csv', out := tmp_path/'run', '--no-header', '--labels', 0, '--text', 1, 2, '--lm-epochs', 0)
+    learn, rows = load_learner(out/'model.pth'), pd.read_csv(tmp_path/'t.csv', header=None)
+    said, wanted = learn.predict_many(rows), [dict(zip('12', o)) for o in rows[[1, 2]].itertuples(index=False)]
+    assert torch.equal(torch.stack([o.probs for o in said]), torch.stack([o.probs for o in learn.predict_many(wanted)]))
+    assert learn.explain({1: 'one 2', 2: 'three'}).words == ['one', '2', 'three']
 
 def test_a_prediction_that_fails_leaves_nothing(whole, folder, tmp_path, monkeypatch, capsys):
     shutil.copytree(whole[1], out := tmp_path/'run')
@@ -1314,6 +1432,17 @@ def test_only_a_finished_run_predicts(folder, tmp_path, monkeypatch, capsys):
     cut_off(argv(folder, tmp_path/'run', settings=SMALL), monkeypatch, 1, 0)
     for out in (tmp_path/'run', tmp_path/'none'): assert 'needs a finished run' in error_of(['--out', out, '--predict', folder], capsys)
     assert not (tmp_path/'none').exists()
+
+def test_labels_that_all_come_once_are_suspected(table, tmp_path, capsys):
+    path = make_csv(tmp_path/'t.csv', [(t, f'mail {i}') for i, (t, _) in enumerate(labelled())])
+    err = error_of(argv(path, tmp_path/'run'), capsys)
+    assert "No label comes twice, such as 'mail 0'" in err and '--labels' in err
+    assert 'twice' not in error_of(argv(make_csv(tmp_path/'u.csv', labelled(1)[:1]), tmp_path/'run'), capsys)
+
+def test_few_texts_that_are_all_right_have_an_error_all_the_same():
+    def spread(right, n): return tu._spread(dict(accuracy=right/n, data={'validation texts': n}))
+    assert spread(1, 1) > .2 and spread(0, 3) == pytest.approx(spread(3, 3)) and spread(3, 3) > .1
+    assert spread(700, 1000) == pytest.approx(math.sqrt(.7*.3/1000), rel=.01)
 
 def test_the_page_says_what_guessing_gets(tmp_path):
     r = run(make_csv(tmp_path/'t.csv', [*labelled(4), *[(t, 'pos') for t in texts_of('pos', 30, 5)]]), tmp_path/'run')

@@ -574,6 +574,12 @@ def test_spans_are_in_order_apart_and_cover_every_word(tokens, most):
     assert all(i in covered for i, t in enumerate(tokens) if t in ('a', 'good', 'xxunk'))
 
 
+def test_marks_of_columns_are_no_words():
+    tokens = ['xxbos', 'xxfld', '1', 'xxmaj', 'one', '2', 'xxfld', '2', 'xxrep', '3', 'x', 'xxfld', '3', 'xxeos']
+    assert nb.word_spans(tokens) == [(3, 5), (5, 6), (8, 11)]
+    assert nb.word_spans(tokens, most=2) == [(3, 6), (8, 11)]
+
+
 def test_an_explanation_is_what_happens_without_the_word():
     learn = text_learner()
     e = learn.explain('good film bad plot', 'pos')
