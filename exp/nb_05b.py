@@ -138,13 +138,13 @@ class _Sweep(Callback):
 
 # %% ../nbs/05b_early_stopping.ipynb #c1b218bb
 def loader_generators(dl) -> dict[str, torch.Generator]:
-    "The generators of random numbers that the loader `dl`, its samplers and theirs have for themselves, by where they are; each once."
-    found, todo = {}, [('', dl)]
+    "The generators of random numbers that the loader `dl`, its dataset, its samplers and theirs have for themselves, by where they are; each once."
+    found, todo = {}, [('', dl), *[('dataset', dl.dataset)]*(getattr(dl, 'dataset', None) is not None)]
     while todo:
         where, o = todo.pop(0)
         g = getattr(o, 'generator', None)
         if isinstance(g, torch.Generator) and not any(g is other for other in found.values()): found[where or 'loader'] = g
-        todo += [(f'{where}.{part}'.lstrip('.'), getattr(o, part)) for part in ('sampler', 'batch_sampler') if getattr(o, part, None) is not None]
+        if where != 'dataset': todo += [(f'{where}.{part}'.lstrip('.'), getattr(o, part)) for part in ('sampler', 'batch_sampler') if getattr(o, part, None) is not None]
     return found
 
 def _keep_generators(dl) -> Callable[[], None]:

@@ -47,7 +47,7 @@ def replace_rep(t: str) -> str:
     return _rep.sub(lambda m: f' {TK_REP} {len(m[0])} {m[1]} ', t)
 
 # %% ../nbs/12_text.ipynb #66a096b8
-_wrep = re.compile(rf'\b{TK_REP} \d++ \S |\b(\w++)(?:,? ++\1\b){{2,}}')   # what replace_rep has written is no word
+_wrep = re.compile(rf'\b(?:{TK_REP} \d++ \S |{FLD} \d++ )|\b(\w++)(?:,? ++\1\b){{2,}}')   # what replace_rep and join_columns have written is no word
 
 def replace_wrep(t: str) -> str:
     "A word three times or more in a row, with spaces or commas between, becomes `xxwrep`, how many, and the word: `no, no, no` -> ` xxwrep 3 no `."
@@ -84,7 +84,7 @@ default_pre_rules = [fixup_text, sub_br, replace_rep, replace_wrep, spec_add_spa
 
 # %% ../nbs/12_text.ipynb #bceba9dd
 class SpacyTokenizer:
-    "spaCy's tokenizer for the language `lang` ('en', 'de', 'fr' …), without any model: a text as a list of words, punctuation, and line breaks. spaCy is imported on first use. Unknown languages are a `ValueError`."
+    "spaCy's tokenizer for the language `lang` ('en', 'de', 'fr' …), without any model: a text as a list of words, punctuation, and line breaks. spaCy is imported on first use. (In a few languages, such as Arabic, it knows abbreviations with a space inside; where texts go word by word, as in `TokenizeProcessor`, these are two words.) Unknown languages are a `ValueError`."
     by_word, most_strings = True, 1 << 20   # spaCy keeps each string that it has met; from so many on it starts anew
     def __init__(self, lang: str = 'en'): self.lang, self._tok = lang, None
     def _make(self):
@@ -140,18 +140,25 @@ class _Kept(dict):
 _words = re.compile(r'\S++|\n++')
 
 # %% ../nbs/12_text.ipynb #a7c0f21b
+def _as_int32(o) -> np.ndarray:
+    a = np.asarray(o)
+    if a.dtype == np.int32 or not a.size: return a.astype(np.int32, copy=False)
+    if a.dtype.kind not in 'iub': raise ValueError(f'the numbers of words are whole ones, and these are {a.dtype}, such as {a.flat[0]}')
+    if (top := np.iinfo(np.int32).max) < a.max() or a.min() < -top: raise ValueError(f'the number of a word is at most {top:,}, and here is {a.max():,}')
+    return a.astype(np.int32)
+
 class Corpus:
     "Texts as numbers, one after the other in a flat array: the part that makes one."
-    _folder = None   # where its files are, if it is mapped from there
+    _folder = _written = None   # where its files are, if it is mapped from there, and when they were written
     def __init__(self, ids, offsets, reverse: bool = False):
-        self.ids, self.offsets, self.reverse = np.asarray(ids, dtype=np.int32), np.asarray(offsets, dtype=np.int64), reverse
+        self.ids, self.offsets, self.reverse = _as_int32(ids), np.asarray(offsets, dtype=np.int64), reverse
         o = self.offsets
         if self.ids.ndim != 1 or o.ndim != 1 or not len(o) or o[0] != 0 or o[-1] != len(self.ids) or (np.diff(o) < 0).any():
             raise ValueError(f'a Corpus needs offsets that rise from 0 to the number of ids, {self.ids.size}, and these {o.size} do not')
     @classmethod
     def from_lists(cls, lists) -> 'Corpus':
         "From a list of lists (arrays, tensors) of numbers."
-        arrays = [np.asarray(o, dtype=np.int32) for o in lists]
+        arrays = list(map(_as_int32, lists))
         return cls(np.concatenate(arrays) if arrays else [], np.cumsum([0, *map(len, arrays)]))
 
 # %% ../nbs/12_text.ipynb #8d2f9152
@@ -167,7 +174,7 @@ class Corpus(Corpus):
     def backwards(self) -> 'Corpus':
         "The same texts, each read from its end; nothing is copied."
         res = type(self)(self.ids, self.offsets, not self.reverse)
-        res._folder = self._folder
+        res._folder, res._written = self._folder, self._written
         return res
     @property
     def nbytes(self) -> int:
@@ -432,19 +439,22 @@ class NumericalizeProcessor(NumericalizeProcessor):
 _piece, _bar = re.compile('▁[^▁-█]'), re.compile('[▂-█]')
 _tight = re.compile(r" (n't|'s|'m|'re|'ve|'ll|'d|[.,!?;:)\]%…])(?!\w)")
 
+def _marked(mark, n, w):
+    "The word `w` as the `mark` before it, `n` times where it repeats, makes it."
+    if mark in (TK_UP, TK_MAJ): return w if w == UNK else w.upper() if mark == TK_UP else w[:1].upper() + w[1:]
+    if not n.isdecimal(): return f'{n} {w}'.strip()
+    most = max(1, min(100, 1000//max(len(w), 1)))   # marks of marks could fill the memory
+    return (' ' if mark == TK_WREP and w else '').join([w]*min(int(n[:9]), most))
+
 def _shown(t, toks):
     "How the token `t` is written, '' for none; a mark takes what it needs from `toks`, the tokens that follow."
-    if t is None or t in (BOS, EOS, PAD): return ''
-    if t in (TK_UP, TK_MAJ):
-        w = _shown(next(toks, None), toks)
-        if w == UNK: return w
-        return w.upper() if t == TK_UP else w[:1].upper() + w[1:]
-    if t in (TK_REP, TK_WREP):
-        n, w = next(toks, ''), _shown(next(toks, None), toks)
-        if not n.isdecimal(): return f'{n} {w}'
-        between = ' ' if t == TK_WREP and w else ''
-        return between.join([w]*min(int(n), 100))
-    return t
+    marks = []   # those before a word, of which a language model may write very many
+    while t in (TK_UP, TK_MAJ, TK_REP, TK_WREP):
+        marks.append((t, next(toks, '') if t in (TK_REP, TK_WREP) else ''))
+        t = next(toks, None)
+    w = '' if t is None or t in (BOS, EOS, PAD) else t
+    for mark, n in reversed(marks): w = _marked(mark, n, w)
+    return w
 
 def in_pieces(toks) -> bool:
     "Are these tokens, of a text or a vocabulary, a subword tokenizer's? There `▁` begins a word; but it is a bar, too, among others such as ▃ and █."
@@ -527,6 +537,8 @@ def _load_array(file, dtype, mmap=False):
     if getattr(a, 'dtype', None) != dtype: raise DataError(f'{file} has not the kind of numbers that it should have, {np.dtype(dtype)}')
     return a
 
+def _when(path): return (o := os.stat(path/'ids.npy')).st_mtime_ns, o.st_ino, o.st_size
+
 def _load_corpus(path: str | Path, mmap: bool = True) -> Corpus:
     """What `save` has written to the folder `path`. With `mmap`, only what is used is read, when it is used.
 
@@ -536,16 +548,24 @@ def _load_corpus(path: str | Path, mmap: bool = True) -> Corpus:
     ids, offsets = _load_array(path/'ids.npy', np.int32, mmap and marker['tokens'] > 0), _load_array(path/'offsets.npy', np.int64)
     try: res = Corpus(ids, offsets, marker.get('reverse', False))
     except ValueError as e: raise DataError(f'{path}: its files do not belong together ({e})') from e
-    if isinstance(ids, np.memmap): res._folder = path.absolute()
+    if isinstance(ids, np.memmap): res._folder, res._written = path.absolute(), _when(path)
     return res
 
-def _reopened(folder, reverse):
+def _reopened(folder, reverse, written):
     res = _load_corpus(folder)
+    if res._written != written: raise DataError(f'{folder} was written anew since this corpus was loaded from it: load it again')
     return res if res.reverse == reverse else res.backwards()
 
-def _reduce(self): return (type(self), (self.ids, self.offsets, self.reverse)) if self._folder is None else (_reopened, (self._folder, self.reverse))
+def _reduce(self): return (type(self), (self.ids, self.offsets, self.reverse)) if self._folder is None else (_reopened, (self._folder, self.reverse, self._written))
 
-Corpus.load, Corpus.__reduce__ = staticmethod(_load_corpus), _reduce
+def _copied(self):
+    res = object.__new__(type(self))
+    vars(res).update(vars(self))
+    return res
+
+def _deeply_copied(self, memo): return _copied(self) if self._folder else type(self)(self.ids.copy(), self.offsets.copy(), self.reverse)   # what is mapped is only read
+
+Corpus.load, Corpus.__reduce__, Corpus.__copy__, Corpus.__deepcopy__ = staticmethod(_load_corpus), _reduce, _copied, _deeply_copied
 
 # %% ../nbs/12_text.ipynb #ee0685d1
 def _corpus(data) -> Corpus:
@@ -724,7 +744,7 @@ def _pad_of(ds) -> int:
     return vocab.index(PAD)
 
 def get_clas_dls(train_ds, valid_ds, bs: int, pad_idx: int | None = None, pad_first: bool = False, backwards: bool = False, generator: torch.Generator | None = None, **kw) -> tuple[DataLoader, DataLoader]:
-    """Loaders of whole texts with their labels, in batches of `bs` (training, by `SortishSampler`) and `2*bs` (validation, by `SortSampler`, so in another order than the data's), padded by `pad_collate` with `pad_idx` (by default the vocabulary's `xxpad`, or 1 where there is none). `kw` goes to both.
+    """Loaders of whole texts with their labels, in batches of `bs` (training, by `SortishSampler`) and `2*bs` (validation, by `SortSampler`, so in another order than the data's), padded by `pad_collate` with `pad_idx` (by default the vocabulary's `xxpad`, or 1 where there is none). `kw` goes to both, but for `drop_last`: no text is left out of the validation.
 
     `backwards` reads each text from its end. Raises a `ValueError` for an empty set, a `bs` below 1, or a vocabulary without `xxpad`."""
     if bs < 1: raise ValueError(f'get_clas_dls: bs must be 1 or more, not {bs}')
@@ -732,8 +752,8 @@ def get_clas_dls(train_ds, valid_ds, bs: int, pad_idx: int | None = None, pad_fi
         if not len(ds): raise ValueError(f'get_clas_dls: {name} is empty: look at how it was split')
     if backwards: train_ds, valid_ds = map(_backwards, (train_ds, valid_ds))
     kw = dict(collate_fn=partial(pad_collate, pad_idx=_pad_of(train_ds) if pad_idx is None else pad_idx, pad_first=pad_first)) | kw
-    train_len, valid_len = (_corpus(o).lengths.tolist().__getitem__ for o in (train_ds, valid_ds))
-    return (DataLoader(train_ds, batch_size=bs, sampler=SortishSampler(train_ds, train_len, bs, generator), **kw),
+    train_len, valid_len, drop_last = *(_corpus(o).lengths.tolist().__getitem__ for o in (train_ds, valid_ds)), kw.pop('drop_last', False)
+    return (DataLoader(train_ds, batch_size=bs, sampler=SortishSampler(train_ds, train_len, bs, generator), drop_last=drop_last, **kw),
             DataLoader(valid_ds, batch_size=2*bs, sampler=SortSampler(valid_ds, valid_len), generator=torch.Generator(), **kw))
 
 def clas_databunchify(sd: SplitData, bs: int, **kw) -> TextDataBunch:
@@ -901,7 +921,8 @@ def text_data_from_table(table, text_cols='text', label_cols='label', valid_col=
         _about([proc_tok, proc_num], proc_y, known)   # what can't be stored should be known before the work
         beside = Path(folder).absolute().parent
         beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.tokens-', dir=beside) as room:
+        for old in [o for o in beside.iterdir() if re.fullmatch(rf'\.tokens\.{re.escape(Path(folder).name)}\.\w+', o.name)]: shutil.rmtree(old, ignore_errors=True)   # a killed process's
+    with tempfile.TemporaryDirectory(prefix=f'.tokens.{Path(folder or "").name}.', dir=beside) as room:
         with open(Path(room)/'tokens', 'wb') as f: words, counts, lengths = _collect(proc_tok.chunks(iter(rows)), rows, f)
         valid = _checked_split(rows)
         if proc_num.vocab is None: proc_num.vocab = proc_num.make_vocab(Counter(dict(zip(words, counts.tolist()))))

@@ -563,3 +563,35 @@ def test_a_model_that_came_to_nothing_is_not_saved(folder, tmp_path):
 
 def test_an_unknown_setting_is_named(folder):
     with pytest.raises(TypeError, match='no setting epoch; there are .*epochs'): nb.pretrain_lm(folder, epoch=3)
+
+
+def stream_learner():
+    "On a stream with a generator of its own, in PyTorch's loader."
+    rng, procs = np.random.default_rng(0), [TokenizeProcessor(), nb.NumericalizeProcessor(vocab=[*default_spec_tok, FLD, *WORDS])]
+    sets = (nb.labelled_corpus(nb.Corpus.from_lists([rng.integers(9, 20, 15) for _ in range(n)]), [0]*n, procs) for n in (20, 8))
+    train, valid = (LM_PreLoader(o, 4, 5, shuffle=shuffle, generator=torch.Generator().manual_seed(7)) for o, shuffle in zip(sets, (True, False)))
+    set_seed(3)
+    learn = nb.lm_learner(nb.TextDataBunch(*(torch.utils.data.DataLoader(o, batch_size=4) for o in (train, valid))), 8, 8, 1, cuda=False, progress=False)
+    learn.logger = lambda line: None
+    return learn
+
+
+class Ends(Callback):
+    "A crash at the beginning of the second epoch."
+    def begin_epoch(self):
+        if self.run.epoch == 1: raise KeyboardInterrupt
+
+
+def test_a_streams_own_generator_is_kept_and_put_back(tmp_path):
+    "By checkpoints and by trials, also where it is in a dataset and not in a loader."
+    whole, stopped, resumed = (stream_learner() for _ in range(3))
+    set_seed(4)
+    whole.fit(3)
+    set_seed(4)
+    with pytest.raises(KeyboardInterrupt): stopped.fit(3, [nb.SaveCheckpoint(tmp_path), Ends()], resume=True)
+    resumed.data.train_dl.dataset.generator.manual_seed(99)
+    resumed.fit(3, [nb.SaveCheckpoint(tmp_path)], resume=True)
+    assert [o['train_loss'] for o in resumed.avg_stats.history] == [o['train_loss'] for o in whole.avg_stats.history]
+    before = resumed.data.train_dl.dataset.generator.get_state()
+    resumed.lr_find(12, plot=False)
+    assert torch.equal(before, resumed.data.train_dl.dataset.generator.get_state())

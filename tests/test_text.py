@@ -422,6 +422,13 @@ def test_a_bad_vocabulary_changes_nothing():
 @given(st.lists(st.sampled_from([*nb.default_spec_tok, 'a', '4', '\n', '.', "n't", '▁', '▁no', '٣', '']), max_size=12))
 def test_any_tokens_can_be_shown(toks): assert isinstance(nb.show_text(toks), str)
 
+def test_very_many_marks_can_be_shown():
+    "As a language model may write them; and repetitions of repetitions don't fill the memory."
+    assert nb.show_text(['xxmaj', *['xxup']*5000, 'a', 'b']) == 'A b'
+    assert len(nb.show_text([*['xxrep', '9'*5000]*20, 'a'])) <= 1000
+    assert nb.show_text(['xxwrep', '3', 'xxrep', '4', 'o']) == 'oooo oooo oooo' and nb.show_text(['xxbos', 'hi', 'xxrep']).strip() == 'hi'
+    assert nb.show_text(['xxrep', 'x', 'y']) == 'x y'
+
 def test_pieces_are_shown_with_their_repetitions():
     toks = 'xxbos ▁ S ▁ xxrep ▁ 5 ▁ o ▁good ▁ xxrep ▁4 ▁ ! \n\n ▁ xxwrep ▁3 ▁no ▁fil m . xxeos'.split(' ')
     assert nb.show_text(toks) == 'S ooooo good!!!!\n\nno no no film.'
@@ -1097,3 +1104,54 @@ def test_labels_without_names_are_called_by_their_numbers():
     assert data.vocab == ['0', '1', '2'] and {row[1] for row in data.show_batch(4).rows} <= {'0', '1', '2'}
     data.c_out = 1
     assert data.vocab is None   # a number, and no category
+
+
+# ---- after a hunt for bugs
+
+def test_no_text_is_left_out_of_validation():
+    sd = nb.SplitData(*(nb.labelled_corpus(nb.Corpus.from_lists([[i]*(i + 1) for i in range(n)]), [0]*n) for n in (11, 20)))
+    data = nb.clas_databunchify(sd, 8, drop_last=True)
+    assert [len(x) for x, _ in data.train_dl] == [8] and sum(len(x) for x, _ in data.valid_dl) == 20
+
+def test_a_mapped_corpus_whose_folder_was_written_anew(tmp_path):
+    "A worker process would read other texts: an error. A copy has the same as before."
+    nb.Corpus.from_lists([[1, 1], [2, 2]]).save(tmp_path/'c')
+    old = nb.Corpus.load(tmp_path/'c')
+    back = old.backwards()
+    sent = pickle.dumps((old, back))
+    assert [o.ids.tolist() for o in pickle.loads(sent)] == [[1, 1, 2, 2]]*2 and pickle.loads(sent)[1].reverse
+    nb.Corpus.from_lists([[7, 7], [8, 8]]).save(tmp_path/'c')
+    for o in (copy.copy(old), copy.deepcopy(old), copy.deepcopy(back), copy.copy(copy.copy(old))): assert o.ids.tolist() == [1, 1, 2, 2]
+    assert copy.deepcopy(back).reverse and copy.deepcopy(old)[1].tolist() == [2, 2]
+    for data in (sent, pickle.dumps(back), pickle.dumps(copy.deepcopy(old))):
+        with pytest.raises(nb.DataError, match='written anew'): pickle.loads(data)
+    assert pickle.loads(pickle.dumps(nb.Corpus.load(tmp_path/'c'))).ids.tolist() == [7, 7, 8, 8]
+
+def test_a_deep_copy_of_a_corpus_in_memory_is_another():
+    c = nb.Corpus.from_lists([[1, 2], [3]])
+    other = copy.deepcopy(c)
+    other.ids[0] = 9
+    assert c.ids.tolist() == [1, 2, 3] and copy.copy(c).ids is c.ids
+
+def test_the_number_of_a_field_is_no_word_of_the_text():
+    assert nb.replace_wrep('xxfld 1 1 1 apple xxfld 2 2 2 2 b') == 'xxfld 1 1 1 apple xxfld 2  xxwrep 3 2  b'
+    tok, (text,) = nb.TokenizeProcessor(), nb.join_columns(nb.pd.DataFrame(dict(a=['1 1 apple'], b=['2, 2'])), ['a', 'b'])
+    assert tok.proc1(text) == 'xxbos xxfld 1 1 1 apple xxfld 2 2 , 2 xxeos'.split()
+
+@pytest.mark.parametrize('bad', [[2**32 + 5, 3], [-2**40], [1.9, 2.2], [1., 2.], ['a']])
+def test_numbers_of_words_that_are_none(bad):
+    for make in (lambda: nb.Corpus(np.array(bad), [0, len(bad)]), lambda: nb.Corpus.from_lists([[1], np.array(bad)])):
+        with pytest.raises(ValueError, match='number'): make()
+
+@pytest.mark.parametrize('kind', [np.uint8, np.int16, np.uint32, np.uint64, np.int64, torch.int16, torch.int64])
+def test_numbers_of_words_of_any_whole_kind(kind):
+    ids = torch.tensor([3, 0, 250 % 128], dtype=kind) if isinstance(kind, torch.dtype) else np.array([3, 0, 250 % 128], kind)
+    c = nb.Corpus.from_lists([ids, [], ids[:0]])
+    assert c.ids.tolist() == [3, 0, 122] and c.ids.dtype == np.int32 and c.lengths.tolist() == [3, 0, 0]
+
+def test_what_a_killed_process_has_left_goes(tmp_path):
+    "Of the same folder only."
+    df = nb.pd.DataFrame(dict(text=['a b', 'b a', 'a a', 'b b']*5, label=['x', 'y']*10))
+    for name in ('.tokens.t.ab12_x9z', '.tokens.t.2.ab12_x9z', '.tokens.other.ab12_x9z'): (tmp_path/name).mkdir()
+    nb.text_data_from_table(df, folder=tmp_path/'t', proc_tok=nb.TokenizeProcessor(max_workers=1))
+    assert {o.name for o in tmp_path.iterdir()} == {'t', '.tokens.t.2.ab12_x9z', '.tokens.other.ab12_x9z'}
