@@ -139,7 +139,7 @@ class _Sweep(Callback):
 # %% ../nbs/05b_early_stopping.ipynb #c1b218bb
 def loader_generators(dl) -> dict[str, torch.Generator]:
     "The generators of random numbers that the loader `dl`, its dataset, its samplers and theirs have for themselves, by where they are; each once."
-    found, todo = {}, [('', dl), *[('dataset', dl.dataset)]*(getattr(dl, 'dataset', None) is not None)]
+    found, todo = {}, [('', dl), ('dataset', getattr(dl, 'dataset', None))]
     while todo:
         where, o = todo.pop(0)
         g = getattr(o, 'generator', None)
