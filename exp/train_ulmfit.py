@@ -808,8 +808,8 @@ def _is_new(args, out) -> bool:
         if args.resume and not args.data: raise UserError(f'--resume: there is no run in --out {out} to go on with; without --resume, one begins there, on IMDb if --data names nothing else')
         return True
     if not args.resume: raise UserError(f'--out {out} holds a run already: go on with it by --resume, or name another folder')
-    before = _read_json(file)
-    if diff := [f'--{k.replace("_", "-")} was {before.get(k)}, not {v}' for k, v in _asked(args).items() if k not in _may_change and before.get(k, v) != v]:   # an option that there wasn't then
+    before = vars(ulmfit_parser().parse_args(['--out', '.'])) | _read_json(file)   # an option that there wasn't then had its default
+    if diff := [f'--{k.replace("_", "-")} was {before.get(k)}, not {v}' for k, v in _asked(args).items() if k not in _may_change and before[k] != v]:
         raise UserError(f'--resume goes on with the same settings, but {"; ".join(diff)}')
     return False
 

@@ -486,11 +486,12 @@ def test_resume_without_a_run_and_without_data_is_a_mistake(tmp_path, capsys, mo
     assert f'no run in --out {tmp_path/"rnu"}' in error_of(['--out', tmp_path/'rnu', '--resume'], capsys)
     assert not (tmp_path/'rnu').exists()
 
-def test_an_option_that_came_later_is_no_other_setting(whole, tmp_path):
+def test_an_option_that_came_later_is_no_other_setting(whole, tmp_path, capsys):
     shutil.copytree(whole[1], out := tmp_path/'run')
     settings = json.loads((out/'settings.json').read_text())
     del settings['no_quotes']
     (out/'settings.json').write_text(json.dumps(settings))
+    assert '--no-quotes was False, not True' in error_of(argv(whole[0], out, '--resume', '--no-quotes', **GRADUAL), capsys)
     run(whole[0], out, '--resume', **GRADUAL)
 
 def test_the_data_are_read_only_once(whole, tmp_path):
